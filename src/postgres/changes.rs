@@ -11,7 +11,7 @@ use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::listener::{connect, heard};
 use super::log::{self, ChangeDetail, DrainMode, Snapshot};
-use super::published::PublishedStream;
+use super::published::{PublishedStream, StreamStart};
 use crate::entry::{Epoch, Position};
 
 /// The maximum delay until a change without a notification is read.
@@ -73,7 +73,7 @@ impl Changes {
         let mut published = PublishedStream::default();
         let loaded = async {
             let cold = within(log::cold(&mut conn)).await?;
-            published.begin(db, &mut conn, cold, true).await
+            published.begin(db, &mut conn, cold, StreamStart::WithTheLog).await
         };
         let snapshot = loaded.await.map_err(DatabaseError::from_log)?.snapshot;
         let (detail, db) = (ChangeDetail::default(), db.clone());

@@ -28,6 +28,7 @@ use super::fingerprint::Fingerprint;
 use super::identity::identity;
 use super::link::{ListenerLink, PollCounter};
 use super::log;
+use super::published::StreamStart;
 use super::relay::{Relay, RelayRole};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
@@ -35,8 +36,10 @@ use crate::clock::{self, Instant};
 mod connection;
 mod follower;
 mod housekeeping;
+mod joining;
 mod pace;
 mod poll;
+mod recent_fences;
 mod relay_state;
 mod relaying;
 mod sync_requests;
@@ -45,9 +48,9 @@ mod tests;
 mod wakeups;
 
 pub(super) use connection::{connect, heard, lost};
-use follower::{Follower, StreamStart};
+use follower::Follower;
 use pace::{BUSY, HEARTBEAT, REST, UNHEARD};
-use relay_state::{RelayStep, next_of, report_while};
+use relay_state::{RelayStep, TakenRequests, next_of, report_while};
 
 /// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
 /// needs exactly one.
@@ -99,8 +102,9 @@ impl Listener {
         if cache.bus().is_some() {
             follower.starts_stream = StreamStart::WithADrain;
         }
-        follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
+        // First, since another node may pass on what it knows.
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
+        follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
         let closed = db.inner.primary.pool().close_event();
         let task = tokio::spawn(async move {
@@ -157,6 +161,7 @@ impl Follower {
                         backoff.ended_after(began.elapsed());
                     }
                 }
+                self.published.pause();
                 sleep(backoff.jittered()).await;
             }
             match self.reconnect().await {
@@ -167,6 +172,7 @@ impl Follower {
                 Err(error) => {
                     tracing::debug!(%error, "can't connect to the change log");
                     self.set_fit(false);
+                    self.published.pause();
                     self.follow_without_primary(&mut backoff).await;
                 }
             }
@@ -274,8 +280,8 @@ impl Follower {
     /// everything that sessions have seen so far, so that their next requests need no further poll.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
-        let (answers, is_urgent) = self.take_sync_requests();
-        let asked = asked || is_urgent;
+        let requests = self.take_sync_requests();
+        let asked = asked || requests.is_urgent;
         let excused = asked || self.notify_suppressed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.resume_notify(conn).await?;
@@ -293,7 +299,7 @@ impl Follower {
         if beat {
             self.check_schema(conn).await?;
         }
-        let has_news = self.drain(conn, from, answers).await?;
+        let has_news = self.drain(conn, from, requests).await?;
         self.end_turn(turn);
         if has_news && unexplained {
             self.wakeups.distrust(conn).await;
@@ -302,6 +308,7 @@ impl Follower {
         self.rested = clock::now() + (took * REST).min(took.max(BUSY));
         if beat {
             self.housekeeping.work(conn, self.schema).await?;
+            self.published.clean_up(conn).await?;
             self.beat = clock::now() + HEARTBEAT;
         }
         Ok(())
@@ -342,7 +349,7 @@ impl Follower {
             // Before the drain confirms stored entries, since the schema may have changed too.
             self.check_schema(conn).await?;
         }
-        self.drain(conn, self.seen(), Vec::new()).await?;
+        self.drain(conn, self.seen(), TakenRequests::default()).await?;
         self.end_turn(turn);
         self.beat = clock::now();
         Ok(true)

@@ -3,6 +3,7 @@
 //! The publication `tidegate` has these tables. A watermark of the stream is taken before each drain of the log. Every change
 //! that was visible when the watermark was taken is in one of the two.
 
+use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgListener;
 
 use super::database::Database;
@@ -10,6 +11,8 @@ use super::deadline::within;
 use super::log::{self, ChangeDetail, DrainMode, Drained, LoadedLog, Snapshot};
 use crate::entry::Epoch;
 
+#[cfg(feature = "wal")]
+mod kept;
 #[cfg(feature = "wal")]
 mod stream;
 #[cfg(not(feature = "wal"))]
@@ -19,6 +22,25 @@ mod without;
 pub(crate) use stream::PublishedStream;
 #[cfg(not(feature = "wal"))]
 pub(crate) use without::PublishedStream;
+
+/// From where another node can continue the stream, if it knows what this one knew after a drain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ResumePoint {
+    slot: String,
+    position: u64,
+    fingerprint: String,
+}
+
+/// When a node starts a stream of the changes of published tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamStart {
+    /// When it begins to read the log.
+    WithTheLog,
+    /// The same if it takes no longer than a statement may, and otherwise with a drain.
+    Soon,
+    /// With the first drain after that: another node may read the stream for this one.
+    WithADrain,
+}
 
 /// What a watermark adds to a drain.
 #[derive(Debug, Default)]
@@ -84,6 +106,7 @@ impl PublishedStream {
             if is_running || !drained.published {
                 // From here to the caller's use of it, nothing is awaited, so it can't be lost.
                 let mut changes = std::mem::take(self.unreported());
+                self.reach_point();
                 if !drained.published && (is_running || self.is_expected()) {
                     // What changed the publication may be younger than the watermark.
                     (changes.all, changes.is_altered) = (true, true);
@@ -98,32 +121,67 @@ impl PublishedStream {
             if has_started {
                 return Err(self.ended_at_once());
             }
-            has_started = true;
-            self.start(db).await?;
+            self.start(db, conn, Some(prev)).await?;
+            // One that was continued may have ended for what it would have delivered.
+            has_started = !self.is_resuming();
+        }
+    }
+
+    /// Another node reads the stream for this one, and this is where it was.
+    pub(crate) fn follow(&mut self, point: Option<ResumePoint>) {
+        self.stop();
+        self.expect(true);
+        self.pass(point);
+    }
+
+    /// Continues the stream of a relay that is gone from where it was after a drain that saw what `read` sees. Returns whether
+    /// it can.
+    pub(crate) async fn take_over(
+        &mut self,
+        (db, conn): (&Database, &mut PgListener),
+        point: Option<ResumePoint>,
+        read: &Snapshot,
+    ) -> Result<bool, sqlx::Error> {
+        self.follow(point);
+        self.may_keep(true);
+        self.resume(db, conn, read).await
+    }
+
+    async fn start_now(&mut self, db: &Database, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        self.start(db, conn, None).await?;
+        match self.watermark(conn).await? {
+            true => Ok(()),
+            false => Err(self.ended_at_once()),
         }
     }
 
     /// Begins with the state at a node's start. If a table is published, it is not known what changed in it before, so
-    /// everything that was stored before is invalid. `starts`: whether to start the stream now, and not with the next drain.
+    /// everything that was stored before is invalid.
     pub(crate) async fn begin(
         &mut self,
         db: &Database,
         conn: &mut PgListener,
         loaded: LoadedLog,
-        starts: bool,
+        starts: StreamStart,
     ) -> Result<LoadedLog, sqlx::Error> {
         self.stop();
+        self.forget();
         self.expect(loaded.published);
         if !loaded.published {
             return Ok(loaded);
         }
-        if starts {
-            self.start(db).await?;
-            if !self.watermark(conn).await? {
-                return Err(self.ended_at_once());
+        match starts {
+            StreamStart::WithTheLog => Box::pin(self.start_now(db, conn)).await?,
+            StreamStart::Soon => {
+                if let Err(error) = within(Box::pin(self.start_now(db, conn))).await {
+                    self.stop();
+                    tracing::debug!(%error, "the stream of changes does not start at once");
+                }
             }
+            StreamStart::WithADrain => {}
         }
-        let cold = within(log::cold(conn)).await?;
+        let settles = loaded.settles;
+        let cold = LoadedLog { settles, ..within(log::cold(conn)).await? };
         // What the first watermark showed is older than this snapshot.
         *self.unreported() = PublishedChanges::default();
         Ok(cold)

@@ -28,8 +28,10 @@ use super::backoff::Backoff;
 use crate::clock;
 use crate::store::{Bus, StoreError};
 
+pub(crate) mod checkpoint;
 pub(crate) mod message;
 
+use checkpoint::Checkpoint;
 use message::{InvalidationBatch, SyncRequest, decode, encode};
 
 /// How often the relay renews its leadership lease, and the other nodes try to acquire it; and the lease's duration.
@@ -38,6 +40,9 @@ const LEADERSHIP: Duration = Duration::from_secs(2);
 
 /// The first pause before subscribing again after a subscription has ended or failed; the longest pause is `RENEW`.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a checkpoint is kept: for the nodes that have asked for it, and for one that starts when all have stopped.
+const CHECKPOINT: Duration = Duration::from_hours(1);
 
 /// The capacity of the queues within the node. If one is full, a message is dropped, as if it were lost on the way.
 const QUEUE: usize = 4096;
@@ -64,6 +69,7 @@ pub(crate) enum RelayEvent {
 /// What goes to other nodes.
 enum Outgoing {
     Batch(InvalidationBatch),
+    Checkpoint(Checkpoint),
     SyncRequest(SyncRequest),
 }
 
@@ -74,6 +80,9 @@ pub(crate) struct Relay {
     received: mpsc::Receiver<RelayEvent>,
     outgoing: mpsc::Sender<Outgoing>,
     fit: Arc<AtomicBool>,
+    bus: Arc<dyn Bus>,
+    /// The name of the checkpoint.
+    checkpoint: String,
     task: JoinHandle<()>,
 }
 
@@ -84,18 +93,21 @@ impl Relay {
         let (events, received) = mpsc::channel(QUEUE);
         let (outgoing, queue) = mpsc::channel(QUEUE);
         let fit = Arc::new(AtomicBool::new(true));
+        let checkpoint = format!("checkpoint:{name}");
         let task = RelayTask {
-            bus,
+            bus: bus.clone(),
             lease: format!("relay:{name}"),
             batches: format!("invalidations:{name}"),
             sync_requests: format!("sync-requests:{name}"),
+            checkpoint: checkpoint.clone(),
             number: fastrand::u64(1..),
             fit: fit.clone(),
             may_lead: AtomicBool::new(false),
             elected,
             events,
         };
-        Self { elected: role, received, outgoing, fit, task: tokio::spawn(task.run(queue)) }
+        let task = tokio::spawn(task.run(queue));
+        Self { elected: role, received, outgoing, fit, bus, checkpoint, task }
     }
 
     pub(crate) fn elected(&self) -> RelayRole {
@@ -130,6 +142,22 @@ impl Relay {
         RelaySender(self.outgoing.clone())
     }
 
+    /// Leaves a checkpoint for other nodes. What is published later is sent later.
+    pub(crate) fn leave(&self, checkpoint: Checkpoint) {
+        drop(self.outgoing.try_send(Outgoing::Checkpoint(checkpoint)));
+    }
+
+    /// The checkpoint that a relay has left; `None` if there is none, or the bus fails.
+    pub(crate) async fn checkpoint(&self) -> Option<Checkpoint> {
+        match self.bus.get(&self.checkpoint).await {
+            Ok(found) => decode(&found?),
+            Err(error) => {
+                tracing::debug!(%error, "reading the relay's checkpoint failed");
+                None
+            }
+        }
+    }
+
     pub(crate) fn request_sync(&self, request: SyncRequest) {
         drop(self.outgoing.try_send(Outgoing::SyncRequest(request)));
     }
@@ -160,6 +188,8 @@ struct RelayTask {
     /// The channels of invalidation batches and of sync requests.
     batches: String,
     sync_requests: String,
+    /// The name of the checkpoint.
+    checkpoint: String,
     number: u64,
     fit: Arc<AtomicBool>,
     /// Whether the bus may take this node for the leader.
@@ -251,6 +281,13 @@ impl RelayTask {
         let (channel, message) = match message {
             Outgoing::Batch(batch) => (&self.batches, encode(&batch)),
             Outgoing::SyncRequest(request) => (&self.sync_requests, encode(&request)),
+            Outgoing::Checkpoint(checkpoint) => {
+                let put = self.bus.put(&self.checkpoint, &encode(&checkpoint), CHECKPOINT).await;
+                if let Err(error) = put {
+                    tracing::debug!(%error, "leaving a checkpoint for other nodes failed");
+                }
+                return;
+            }
         };
         if let Err(error) = self.bus.publish(channel, &message).await {
             tracing::debug!(%error, "publishing to the other nodes failed");

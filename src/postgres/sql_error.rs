@@ -3,11 +3,22 @@
 use std::borrow::Cow;
 
 use sqlx::Error;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
+#[cfg(feature = "wal")]
+use tidegate_wal::StreamError;
 
 /// The SQLSTATE of an error that the server sent (PostgreSQL manual, appendix A).
 pub(crate) fn sql_state(error: &Error) -> Option<Cow<'_, str>> {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+    match error {
+        // The stream of changes has a client of its own.
+        #[cfg(feature = "wal")]
+        Error::Configuration(source) => match source.downcast_ref()? {
+            StreamError::Server { code, .. } => Some(code.into()),
+            _ => None,
+        },
+        _ => error.as_database_error().and_then(DatabaseError::code),
+    }
 }
 
 /// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything

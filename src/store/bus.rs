@@ -4,15 +4,15 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::BoxStream;
 
 use super::StoreError;
 
-/// A message channel between nodes: publish/subscribe with at-most-once delivery to current subscribers, and a lease for
-/// electing one node.
+/// A message channel between nodes: publish/subscribe with at-most-once delivery to current subscribers, a lease for
+/// electing one node, and values that one node leaves for others.
 ///
-/// Correctness does not depend on messages; they only save queries. A node that misses one queries the database itself.
+/// Correctness does not depend on messages, nor on which value is found; they only save queries. A node that misses one queries the database itself.
 pub trait Bus: Debug + Send + Sync + 'static {
     /// Publishes a message to all current subscribers of a channel.
     fn publish<'a>(
@@ -43,4 +43,19 @@ pub trait Bus: Debug + Send + Sync + 'static {
         name: &'a str,
         holder: u64,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Stores a value under a name for `ttl`, in place of an earlier one. By default, it is not stored.
+    fn put<'a>(
+        &'a self,
+        _name: &'a str,
+        _value: &'a [u8],
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// The value that was last stored under a name, or an earlier one if the store has lost it.
+    fn get<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(ready(Ok(None)))
+    }
 }

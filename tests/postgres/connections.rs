@@ -59,10 +59,7 @@ async fn with_password(server: &Postgres) {
         )
         .await
         .unwrap();
-    let file = server.psql("show hba_file").await.unwrap();
-    let rules = std::fs::read_to_string(file.trim()).unwrap();
-    std::fs::write(file.trim(), format!("host all app all scram-sha-256\n{rules}")).unwrap();
-    server.psql("select pg_reload_conf()").await.unwrap();
+    server.add_access_rules("host all app all scram-sha-256").await.unwrap();
 }
 
 fn app(server: &Postgres) -> PgConnectOptions {

@@ -1,12 +1,15 @@
 //! Tables whose changes are read from the write-ahead log.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, raw_sql};
 use tidegate::{
-    Cache, ChangeSource, Changes, Listener, Memory, SchemaError, Triggers, ValuePolicy,
+    Cache, ChangeSource, Changes, DatabaseOptions, Listener, Memory, Policy, SchemaError, Triggers,
+    ValuePolicy,
 };
-use tidegate_testing::Postgres;
+use tidegate_testing::{Authority, Postgres};
 
 use super::common::eventually;
 use super::world::{Node, TTL, connect, options};
@@ -477,6 +480,50 @@ async fn a_migration_publishes_tables_too() {
     node.sees("/users/1", "eve").await;
 }
 
+/// As on RDS, where `rds.force_ssl` has the server refuse other connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_requires_tls_is_followed() {
+    let primary = primary().await;
+    let authority = Authority::new().unwrap();
+    primary.offer_tls(&authority, "localhost").await.unwrap();
+    primary.add_access_rules("hostnossl all all all reject").await.unwrap();
+    let root = authority.certificate();
+    let url = primary.url().replace("127.0.0.1", "localhost");
+    let url = format!("{url}?sslmode=verify-full&sslrootcert={}", root.display());
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    let unencrypted =
+        "select count(*) from pg_stat_replication left join pg_stat_ssl using (pid) where not ssl";
+    assert_eq!(value(&primary, unencrypted).await, "0");
+}
+
+/// Its credentials were rotated since the last ones were issued.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_logs_in_with_new_credentials() {
+    let primary = primary().await;
+    primary.psql("create role app login superuser password 'first'").await.unwrap();
+    primary.add_access_rules("host all app all scram-sha-256").await.unwrap();
+    let vault = Arc::new(Mutex::new("first"));
+    let secret = vault.clone();
+    let url = primary.url().replace("postgres@", "app@");
+    let db = DatabaseOptions::new(url).credentials(move |options: PgConnectOptions| {
+        let issued = options.password(*secret.lock().unwrap());
+        async move { Ok::<_, std::io::Error>(issued) }
+    });
+    let node = Node::start(&db.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    *vault.lock().unwrap() = "second";
+    let rotated = "alter role app password 'second';
+        select pg_terminate_backend(pid) from pg_stat_replication;
+        update users set name = 'eve' where id = 1";
+    primary.psql(rotated).await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/1"]).await;
+}
+
 /// The listener's role can't read the stream, and says what it lacks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_the_right_to_replicate_is_told_so() {
@@ -484,7 +531,7 @@ async fn a_role_without_the_right_to_replicate_is_told_so() {
     primary.psql("create role app login; grant select on users to app").await.unwrap();
     Triggers::grant(&mut connect(&primary).await, "app").await.unwrap();
     let url = primary.url().replace("postgres@", "app@");
-    let db = tidegate::DatabaseOptions::new(url).connect().await.unwrap();
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
     let refused = Listener::spawn(&db, &Cache::new(Memory::new(1 << 20))).await;
     let error = refused.map(drop).unwrap_err();
     let said = format!(

@@ -14,6 +14,7 @@ mod leases;
 mod metrics;
 mod misses;
 mod nodes;
+mod published;
 mod reads;
 mod relay;
 mod stores;

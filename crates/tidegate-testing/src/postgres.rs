@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::{Process, Scratch, free_port};
 
+mod access;
 mod backup;
 mod cluster;
 mod faults;

@@ -1,6 +1,6 @@
 //! Errors.
 
-use pgwire_replication::PgWireError;
+use std::io;
 
 use crate::snapshot::SnapshotError;
 
@@ -20,9 +20,32 @@ pub enum StreamError {
         /// What is wrong, and what to do.
         why: &'static str,
     },
-    /// The server refuses logical replication, or the connection was lost.
-    #[error("the stream of changes ended: {0}")]
-    Replication(#[from] PgWireError),
+    /// The connection can't be opened, or was lost.
+    #[error("the connection of the stream of changes failed: {0}")]
+    Connection(#[from] io::Error),
+    /// The server does not offer TLS, or certificates are missing or not accepted.
+    #[error("can't use TLS for logical replication: {0}")]
+    Tls(String),
+    /// The server refused the role, a slot or the stream, or ended the stream with an error.
+    #[error("the server refuses the stream of changes: {message} (SQLSTATE {code})")]
+    Server {
+        /// The SQLSTATE code (PostgreSQL manual, appendix A).
+        code: String,
+        /// The message, in the server's language.
+        message: String,
+    },
+    /// A slot that outlives its connection is gone, in use, or no longer has all changes from the point where the stream
+    /// was to continue.
+    #[error("the slot {slot} can't be continued: {why}")]
+    SlotLost {
+        /// Its name.
+        slot: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The server did not say how a slot is, or did not end the connection that uses it.
+    #[error("can't look up the replication slot")]
+    Slot(#[source] sqlx::Error),
     /// The server closed the stream.
     #[error("the server ended the stream of changes")]
     Ended,

@@ -33,20 +33,25 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod connection;
 mod error;
+mod kept_slot;
 mod options;
 mod pending;
 mod pgoutput;
 mod publication;
 mod relation;
 mod snapshot;
+mod socket;
 mod state;
 mod stream;
+mod tls;
 mod transaction;
 mod watermark;
 
 pub use change::{KeyValue, RowKey, TableChange};
 pub use error::StreamError;
+pub use kept_slot::{StreamPoint, kept_slot_name};
 pub use options::{KeyColumns, StreamOptions};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stream::Stream;

@@ -2,29 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use pgwire_replication::ReplicationConfig;
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::error::StreamError;
-
-/// Settings of the session. The first five are those with which Postgres' own subscribers read values; no role or database
-/// can have others then. The last bounds the wait for the end of running transactions.
-const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 \
-                        -c bytea_output=hex -c lock_timeout=60s";
-
-/// How many events wait between the connection and the stream, and the largest message, in bytes. A larger one ends the
-/// stream.
-const BUFFER: usize = 64;
-const LARGEST: usize = 512 << 20;
-
-/// How often the position that was read is confirmed.
-const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+use crate::socket::Address;
+use crate::tls::TlsOptions;
 
 /// The publication, unless another one is named.
 const PUBLICATION: &str = "tidegate";
@@ -58,18 +46,26 @@ impl KeyColumns {
 /// Where a stream connects to: the primary itself, since poolers and proxies don't pass the replication protocol on.
 #[derive(Clone)]
 pub struct StreamOptions {
-    pub(crate) config: ReplicationConfig,
+    pub(crate) address: Address,
+    pub(crate) tls: TlsOptions,
+    pub(crate) user: String,
+    pub(crate) password: String,
+    pub(crate) database: String,
+    /// See [`publication`](Self::publication).
+    pub(crate) publication: String,
     /// See [`watching`](Self::watching).
     pub(crate) watched: &'static str,
 }
 
 impl StreamOptions {
     /// The server, role, password and database of a URL; without a database, the one with the role's name. The role
-    /// needs the attribute `REPLICATION`, or on RDS the role `rds_replication`. The connection is not encrypted.
+    /// needs the attribute `REPLICATION`, or on RDS the role `rds_replication`. With the feature `tls`, `sslmode`,
+    /// `sslrootcert`, `sslcert` and `sslkey` have the meaning that they have for sqlx; without it, the connection is not
+    /// encrypted.
     ///
     /// # Errors
     ///
-    /// If it is not the URL of a Postgres server, or its `sslmode` requires TLS, which this client lacks.
+    /// If it is not the URL of a Postgres server, or its `sslmode` requires TLS and the feature `tls` is not enabled.
     pub fn from_url(url: &str) -> Result<Self, StreamError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(StreamError::Options("the URL must begin with postgres://".to_owned()));
@@ -85,24 +81,27 @@ impl StreamOptions {
     ///
     /// As [`from_url`](Self::from_url).
     pub fn from_options(options: &PgConnectOptions) -> Result<Self, StreamError> {
-        if !matches!(
-            options.get_ssl_mode(),
-            PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer
-        ) {
-            return Err(StreamError::Options("the stream of changes can't use TLS yet".to_owned()));
-        }
-        let socket = options.get_socket().map(|path| path.to_string_lossy().into_owned());
-        let host = socket.unwrap_or_else(|| options.get_host().to_owned());
-        let (user, password) = (options.get_username(), password(options));
-        let database = options.get_database().unwrap_or(user);
-        let config = ReplicationConfig::new(host, user, password, database, "", PUBLICATION)
-            .with_port(options.get_port())
-            .with_application_name("tidegate")
-            .with_options(SETTINGS)
-            .with_buffer_size(BUFFER)
-            .with_max_message_size(LARGEST)
-            .with_status_interval(CONFIRM_EVERY);
-        Ok(Self { config, watched: "''" })
+        let (host, port) = (options.get_host(), options.get_port());
+        let folder = options.get_socket().map(PathBuf::as_path);
+        let folder = folder.or_else(|| host.starts_with('/').then_some(Path::new(host)));
+        let address = match folder {
+            Some(folder) => Address::Unix(folder.join(format!(".s.PGSQL.{port}"))),
+            None => Address::Tcp { host: host.to_owned(), port },
+        };
+        // sqlx shows the password and the certificates only as parts of a URL. Names in that URL are not encoded, so it
+        // has others.
+        let url = options.clone().username("user").host("host").to_url_lossy();
+        let password = percent_decode_str(url.password().unwrap_or_default());
+        let user = options.get_username();
+        Ok(Self {
+            address,
+            tls: TlsOptions::new(options.get_ssl_mode(), url.query_pairs())?,
+            user: user.to_owned(),
+            password: password.decode_utf8_lossy().into_owned(),
+            database: options.get_database().unwrap_or(user).to_owned(),
+            publication: PUBLICATION.to_owned(),
+            watched: "''",
+        })
     }
 
     /// Makes each watermark evaluate this SQL expression, with its own snapshot. If the value differs from the last
@@ -118,28 +117,20 @@ impl StreamOptions {
     /// partition otherwise.
     #[must_use]
     pub fn publication(mut self, name: &str) -> Self {
-        self.config.publication = name.into();
+        name.clone_into(&mut self.publication);
         self
     }
 }
 
 impl fmt::Debug for StreamOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ReplicationConfig { host, port, user, database, publication, .. } = &self.config;
         f.debug_struct("StreamOptions")
-            .field("host", host)
-            .field("port", port)
-            .field("user", user)
-            .field("database", database)
-            .field("publication", publication)
+            .field("address", &self.address)
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .field("publication", &self.publication)
             .finish_non_exhaustive()
     }
-}
-
-/// The password, which sqlx shows only as part of a URL. Names in that URL are not encoded, so it has others.
-fn password(options: &PgConnectOptions) -> String {
-    let url = options.clone().username("user").host("host").to_url_lossy();
-    percent_decode_str(url.password().unwrap_or_default()).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -151,18 +142,38 @@ mod tests {
     #[test]
     fn a_url_gives_address_role_password_and_database() {
         let url = "postgres://so%40me:p%3A%2F%40%20ss@db.example:5433/shop";
-        let config = StreamOptions::from_url(url).unwrap().config;
-        assert_eq!((config.host.as_str(), config.port), ("db.example", 5433));
-        assert_eq!((config.user.as_str(), config.password.as_str()), ("so@me", "p:/@ ss"));
-        assert_eq!(config.database, "shop");
-        let socket = StreamOptions::from_url("postgres://a@%2Ftmp%2Fsockets/shop").unwrap().config;
-        assert!(socket.is_unix_socket());
+        let options = StreamOptions::from_url(url).unwrap();
+        let address = Address::Tcp { host: "db.example".to_owned(), port: 5433 };
+        assert_eq!(options.address, address);
+        assert_eq!((options.user.as_str(), options.password.as_str()), ("so@me", "p:/@ ss"));
+        assert_eq!(options.database, "shop");
+    }
+
+    #[test]
+    fn a_url_may_name_the_folder_of_a_socket() {
+        let expected = Address::Unix("/tmp/sockets/.s.PGSQL.5432".into());
+        for url in
+            ["postgres://a@%2Ftmp%2Fsockets/shop", "postgres://a@db.example/shop?host=/tmp/sockets"]
+        {
+            assert_eq!(StreamOptions::from_url(url).unwrap().address, expected, "{url}");
+        }
     }
 
     #[test]
     fn other_urls_are_refused() {
-        for url in ["", "redis://localhost/0", "postgres://a@localhost/shop?sslmode=verify-full"] {
+        for url in ["", "redis://localhost/0", "postgres://a@localhost/shop?sslmode=perhaps"] {
             assert!(StreamOptions::from_url(url).is_err(), "{url}");
+        }
+    }
+
+    /// A connection that must be encrypted is never made without.
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_is_refused_without_its_feature() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let url = format!("postgres://a@localhost/shop?sslmode={mode}");
+            let error = StreamOptions::from_url(&url).unwrap_err().to_string();
+            assert!(error.contains("feature `tls`"), "{error}");
         }
     }
 

@@ -36,6 +36,18 @@ impl Pending {
         Self { delivered: Vec::new(), keys: 0, recorded: Some(recorded), unknown: Vec::new() }
     }
 
+    /// For a stream that is continued: no commit that is not visible to its first snapshot is from before it.
+    pub(crate) fn resumed() -> Self {
+        Self { delivered: Vec::new(), keys: 0, recorded: None, unknown: Vec::new() }
+    }
+
+    /// The position before which no commit record is needed any more, if the last watermark's message is at `message`: to
+    /// continue from there, and from its snapshot, misses nothing. `None` if what is not visible yet is unknown.
+    pub(crate) fn resumable_from(&self, message: u64) -> Option<u64> {
+        let oldest = self.delivered.iter().map(|transaction| transaction.commit).min();
+        self.unknown.is_empty().then_some(oldest.map_or(message, |oldest| oldest.min(message)))
+    }
+
     pub(crate) fn deliver(&mut self, transaction: Transaction) {
         self.keys += transaction.keys();
         self.delivered.push(transaction);
@@ -132,6 +144,22 @@ mod tests {
         assert!(!has_unknown("10:14:10"));
         assert!(has_unknown("14:14:"), "10 became visible");
         assert!(!has_unknown("15:15:"));
+    }
+
+    /// Whatever the snapshot does not see was delivered from that position on.
+    #[test]
+    fn a_stream_can_continue_from_the_oldest_commit_that_is_not_visible() {
+        let mut pending = begun("10:10:", "10:10:");
+        assert_eq!(pending.resumable_from(900), Some(900));
+        for xid in [11, 10, 12] {
+            pending.deliver(transaction(xid));
+        }
+        pending.see(&snapshot("10:13:10"));
+        assert_eq!(pending.resumable_from(1300), Some(1000));
+        pending.see(&snapshot("13:13:"));
+        assert_eq!(pending.resumable_from(1300), Some(1300));
+        let unknown = begun("11:13:11", "10:12:10,11");
+        assert_eq!(unknown.resumable_from(1300), None, "10 and 12 are never delivered");
     }
 
     #[test]

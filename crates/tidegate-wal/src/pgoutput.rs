@@ -1,7 +1,29 @@
-//! Decodes the messages of the plugin pgoutput about tables and rows (PostgreSQL manual, section 54.9, version 1 of the
-//! protocol). The client library has decoded where transactions begin and end.
+//! Decodes the messages of the plugin pgoutput (PostgreSQL manual, section 54.9, version 1 of the protocol).
 
 use crate::error::StreamError;
+
+/// What the stream consists of.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message<'a> {
+    /// Whatever follows, up to the next commit, is part of this transaction.
+    Begin {
+        /// The position of its commit record.
+        commit: u64,
+        xid: u32,
+    },
+    Commit {
+        /// The position after its commit record.
+        end: u64,
+    },
+    /// Content that someone wrote into the log.
+    Written {
+        /// Whether it was delivered because its transaction has committed.
+        is_transactional: bool,
+        prefix: &'a str,
+        content: &'a [u8],
+    },
+    Row(RowMessage<'a>),
+}
 
 /// A message that says what changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +88,32 @@ pub(crate) enum TupleValue<'a> {
 impl<'a> Tuple<'a> {
     pub(crate) fn value(&self, place: usize) -> Option<TupleValue<'a>> {
         self.0.get(place).copied()
+    }
+}
+
+impl<'a> Message<'a> {
+    /// # Errors
+    ///
+    /// If the bytes are no message of the plugin, or end too early.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, StreamError> {
+        let mut input = Input(bytes);
+        match input.byte()? {
+            b'B' => {
+                let (commit, _time, xid) = (input.u64()?, input.u64()?, input.u32()?);
+                Ok(Self::Begin { commit, xid })
+            }
+            b'C' => {
+                let (_flags, _commit, end) = (input.byte()?, input.u64()?, input.u64()?);
+                Ok(Self::Commit { end })
+            }
+            b'M' => {
+                let is_transactional = input.byte()? & 1 == 1;
+                let (_position, prefix) = (input.u64()?, input.text()?);
+                let content = input.counted()?;
+                Ok(Self::Written { is_transactional, prefix, content })
+            }
+            _ => RowMessage::decode(bytes).map(Self::Row),
+        }
     }
 }
 
@@ -142,6 +190,16 @@ impl<'a> Input<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    fn u64(&mut self) -> Result<u64, StreamError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// Bytes after their number.
+    fn counted(&mut self) -> Result<&'a [u8], StreamError> {
+        let length = usize::try_from(self.u32()?);
+        self.take(length.map_err(|_| StreamError::Decode("a value that is too long"))?)
+    }
+
     fn expect(&mut self, byte: u8) -> Result<(), StreamError> {
         match self.byte()? == byte {
             true => Ok(()),
@@ -179,12 +237,7 @@ impl<'a> Input<'a> {
         let value = |_| match self.byte()? {
             b'n' => Ok(TupleValue::Null),
             b'u' => Ok(TupleValue::Unchanged),
-            b't' => {
-                let length = self.u32()?;
-                let length = usize::try_from(length);
-                let length = length.map_err(|_| StreamError::Decode("a value that is too long"))?;
-                self.take(length).map(TupleValue::Text)
-            }
+            b't' => self.counted().map(TupleValue::Text),
             _ => Err(StreamError::Decode("a value of an unknown format")),
         };
         (0..count).map(value).collect::<Result<_, _>>().map(Tuple)

@@ -1,11 +1,10 @@
 //! The publication, which decides what the server sends.
 
-use pgwire_replication::{QueryRow, ReplicationClient};
-
+use crate::connection::{Connection, Row};
 use crate::error::StreamError;
 
 /// Fails if the publication is missing or hides changes.
-pub(crate) async fn check(client: &mut ReplicationClient, name: &str) -> Result<(), StreamError> {
+pub(crate) async fn check(connection: &mut Connection, name: &str) -> Result<(), StreamError> {
     // Versions before 15 have no row filters, and no column for them.
     let sql = format!(
         "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, NOT p.pubviaroot,
@@ -14,9 +13,8 @@ pub(crate) async fn check(client: &mut ReplicationClient, name: &str) -> Result<
         FROM pg_catalog.pg_publication p WHERE p.pubname = '{}'",
         name.replace('\'', "''")
     );
-    let rows = client.simple_query(&sql).await?;
-    let is_true =
-        |row: &QueryRow, at: usize| row.get(at).is_some_and(|it| it.as_deref() == Some(b"t"));
+    let rows = connection.query(&sql).await?;
+    let is_true = |row: &Row, at: usize| row.get(at).is_some_and(|it| it.as_deref() == Some("t"));
     let why = match rows.first() {
         None => "it does not exist: CREATE PUBLICATION",
         Some(row) if !is_true(row, 0) => "it must publish insert, update, delete and truncate",

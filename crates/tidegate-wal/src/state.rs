@@ -1,11 +1,9 @@
 //! What a stream has delivered so far.
 
-use pgwire_replication::{Lsn, ReplicationEvent};
-
 use crate::error::StreamError;
 use crate::options::KeyColumns;
 use crate::pending::Pending;
-use crate::pgoutput::RowMessage;
+use crate::pgoutput::Message;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Relations, Transaction};
 use crate::watermark::PREFIX;
@@ -19,6 +17,8 @@ pub(crate) struct State {
     pub(crate) pending: Pending,
     /// The last watermark's snapshot, by which the transactions' numbers are widened.
     pub(crate) newest: Snapshot,
+    /// For a stream that is continued: what this snapshot sees may be delivered once more.
+    known: Option<Snapshot>,
     /// The content of the message of the watermark under way.
     pub(crate) awaited: Option<String>,
     /// Whether that message was delivered.
@@ -31,12 +31,23 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// For a slot that was just created: `recorded` sees the transactions whose commit records are from before it.
     pub(crate) fn new(recorded: Snapshot) -> Self {
+        Self::with(Pending::new(recorded.clone()), recorded)
+    }
+
+    /// For a stream that is continued from a watermark with this snapshot.
+    pub(crate) fn resumed(snapshot: Snapshot) -> Self {
+        Self { known: Some(snapshot.clone()), ..Self::with(Pending::resumed(), snapshot) }
+    }
+
+    fn with(pending: Pending, newest: Snapshot) -> Self {
         Self {
             relations: Relations::new(),
             open: None,
-            pending: Pending::new(recorded.clone()),
-            newest: recorded,
+            pending,
+            newest,
+            known: None,
             awaited: None,
             is_reached: false,
             has_changed: false,
@@ -52,34 +63,40 @@ impl State {
         self.open.iter_mut().for_each(Transaction::forget_rows);
     }
 
-    /// Notes what the server has sent. Returns a position up to which everything was read, if one is known.
-    pub(crate) fn note(&mut self, event: ReplicationEvent) -> Result<Option<Lsn>, StreamError> {
-        match event {
-            ReplicationEvent::Begin { xid, final_lsn, .. } => {
-                self.open = Some(Transaction::new(self.newest.widen(xid), final_lsn.0));
+    /// Notes what the server has delivered. Returns a position up to which everything was read, if one is known.
+    pub(crate) fn note(&mut self, message: &Message<'_>) -> Result<Option<u64>, StreamError> {
+        match message {
+            Message::Begin { xid, commit } => {
+                self.open = Some(Transaction::new(self.newest.widen(*xid), *commit));
             }
-            ReplicationEvent::XLogData { data, .. } => {
+            Message::Row(row) => {
                 let open = self.open.as_mut();
                 let open = open.ok_or(StreamError::Decode("a change outside a transaction"))?;
-                self.relations.note(&RowMessage::decode(&data)?, open)?;
+                self.relations.note(row, open)?;
             }
-            ReplicationEvent::Commit { end_lsn, .. } => {
-                if let Some(delivered) = self.open.take().filter(|open| !open.is_empty()) {
+            Message::Commit { end } => {
+                let is_known = |xid| self.known.as_ref().is_some_and(|known| known.sees(xid));
+                let delivered =
+                    self.open.take().filter(|open| !open.is_empty() && !is_known(open.xid));
+                if let Some(delivered) = delivered {
                     self.pending.deliver(delivered);
                     self.has_changed = true;
                 }
-                return Ok(Some(end_lsn));
+                return Ok(Some(*end));
             }
-            ReplicationEvent::Message { transactional, prefix, content, .. } => {
+            Message::Written { is_transactional, prefix, content } => {
                 let awaited = self.awaited.as_deref().map(str::as_bytes);
                 // Any role may write messages.
-                self.is_reached |= transactional && prefix == PREFIX && awaited == Some(&*content);
+                self.is_reached |=
+                    *is_transactional && *prefix == PREFIX && awaited == Some(*content);
             }
-            ReplicationEvent::KeepAlive { wal_end, .. } => {
-                return Ok(Some(wal_end).filter(|_| self.open.is_none()));
-            }
-            ReplicationEvent::StoppedAt { .. } => return Err(StreamError::Ended),
         }
         Ok(None)
+    }
+
+    /// Whether everything before the position of the server's next message was read: within a transaction, parts of it
+    /// were not.
+    pub(crate) fn is_between_transactions(&self) -> bool {
+        self.open.is_none()
     }
 }

@@ -1,18 +1,23 @@
 //! The stream of one replication slot.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pgwire_replication::ReplicationClient;
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::connection::{Connection, Delivery};
 use crate::error::StreamError;
+use crate::kept_slot::{self, StreamPoint};
 use crate::options::{KeyColumns, StreamOptions};
 use crate::pending::Seen;
+use crate::pgoutput::Message;
 use crate::publication;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -21,12 +26,17 @@ use crate::watermark::{Announced, Origin, Watermark, announce};
 /// The pauses before the next watermark while a transaction is delivered and not visible: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
 
+/// How often the position that was read is confirmed, if it has advanced, and otherwise. The server ends a stream that says
+/// nothing (`wal_sender_timeout`), and its own question may be queued behind a large message.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+const REPEAT_EVERY: Duration = Duration::from_secs(10);
+
 /// The changes of the tables of a publication, from the moment of [`start`](Self::start) on.
 ///
 /// It has a temporary replication slot of its own, which the server drops with the connection. So a stream that has ended
 /// can't be continued: after an error, start another one, whose first watermark says that anything may have changed. A task
 /// reads whatever the server sends and confirms it at once, so the slot retains no write-ahead log, however seldom watermarks
-/// are taken. It holds what no watermark has seen, up to 100,000 keys and as many transactions; past that, it forgets which
+/// are taken. [`create`](Self::create) makes a slot that outlives the connection instead. The task holds what no watermark has seen, up to 100,000 keys and as many transactions; past that, it forgets which
 /// rows changed.
 pub struct Stream {
     shared: Arc<Shared>,
@@ -37,6 +47,10 @@ pub struct Stream {
     origin: Origin,
     /// The publication, and what is watched, as the last watermark saw them; `None` before the first.
     fingerprint: Option<String>,
+    /// Whether the slot outlives the connection.
+    is_kept: bool,
+    /// From where the stream can be continued, with the last watermark's snapshot.
+    point: Option<StreamPoint>,
     /// The watermark under way.
     announced: Option<Announced>,
     /// The pause before the next watermark, if a transaction waits to become visible.
@@ -46,6 +60,8 @@ pub struct Stream {
 /// What the stream shares with the task that reads.
 struct Shared {
     state: Mutex<State>,
+    /// What may be confirmed.
+    confirmable: AtomicU64,
     news: Notify,
 }
 
@@ -54,15 +70,19 @@ impl Shared {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Ends the connection if it is dropped: a client waits for the server's reply first, which may take as long as the longest
-/// transaction.
-struct Aborted(ReplicationClient);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
+    /// Notes a message, and wakes whoever waits for what it brings. Returns a position up to which everything was read, if one is
+    /// known.
+    fn note(&self, message: &Message<'_>) -> Result<Option<u64>, StreamError> {
+        let mut state = self.lock();
+        let before = (state.has_changed, state.is_reached);
+        let noted = state.note(message);
+        let is_news = before != (state.has_changed, state.is_reached);
+        drop(state);
+        if is_news {
+            self.news.notify_one();
+        }
+        noted
     }
 }
 
@@ -78,36 +98,99 @@ impl Stream {
     /// minute, or have more savepoints than the server has connections; or if the publication is missing or hides changes.
     pub async fn start(options: &StreamOptions) -> Result<Self, StreamError> {
         let name = format!("tidegate_{:016x}", fastrand::u64(..));
-        let mut config = options.config.clone();
-        config.slot.clone_from(&name);
-        let publication = config.publication.to_string();
-        let mut client = Aborted(ReplicationClient::connect_gated(config).await?);
-        let identity = client.0.identify_system().await?;
-        let origin = Origin {
-            system_identifier: identity.system_id,
-            timeline: identity.timeline,
-            database: identity.dbname.unwrap_or_default(),
-        };
-        publication::check(&mut client.0, &publication).await?;
-        let recorded = create_slot(&mut client.0, &name).await?;
-        client.0.start().await?;
-        client.0.wait_started().await?;
-        let state = Mutex::new(State::new(recorded));
-        let shared = Arc::new(Shared { state, news: Notify::new() });
-        let reader = tokio::spawn(read(client, shared.clone()));
-        let (fingerprint, announced, pause) = (None, None, None);
-        let watched = options.watched;
-        Ok(Self {
+        Self::begin(options, (&name, false)).await
+    }
+
+    /// As [`start`](Self::start), with a slot of this [name](crate::kept_slot_name) that outlives the connection, so that
+    /// [`resume`](Self::resume) can continue the stream. The server retains write-ahead log for it until [`confirm`](Self::confirm) is called, also while
+    /// nobody is connected; `max_slot_wal_keep_size` bounds that. Who no longer needs the slot must drop it
+    /// (`pg_drop_replication_slot`): also if this fails or is cancelled, since the server may create it all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn create(options: &StreamOptions, name: &str) -> Result<Self, StreamError> {
+        Self::begin(options, (name, true)).await
+    }
+
+    /// Continues a stream from a [`point`](Self::point) of it, at which the last watermark had this snapshot. The first
+    /// watermark then contains what has changed since, and nothing else. `conn`, a connection to the same database of the
+    /// primary, ends the connection that still uses the slot, which must be of the same role. `keyed` are the columns by
+    /// which changes are keyed, as they were at that point.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::SlotLost`] if the slot is gone, or has no longer all changes from the point on. Otherwise as
+    /// [`start`](Self::start).
+    pub async fn resume(
+        options: &StreamOptions,
+        conn: &mut PgConnection,
+        point: &StreamPoint,
+        snapshot: Snapshot,
+        keyed: KeyColumns,
+    ) -> Result<Self, StreamError> {
+        kept_slot::free(conn, point).await?;
+        let mut connection = Connection::open(options).await?;
+        let origin = identify(&mut connection).await?;
+        publication::check(&mut connection, &options.publication).await?;
+        connection.start(&point.slot, &options.publication).await?;
+        kept_slot::check(conn, point).await?;
+        let mut state = State::resumed(snapshot);
+        state.key_by(keyed);
+        let mut stream = Self::reading(options, (connection, origin), (&point.slot, true), state);
+        stream.fingerprint = Some(point.fingerprint.clone());
+        Ok(stream)
+    }
+
+    async fn begin(
+        options: &StreamOptions,
+        (name, is_kept): (&str, bool),
+    ) -> Result<Self, StreamError> {
+        let mut connection = Connection::open(options).await?;
+        let origin = identify(&mut connection).await?;
+        publication::check(&mut connection, &options.publication).await?;
+        let recorded = create_slot(&mut connection, name, is_kept).await?;
+        connection.start(name, &options.publication).await?;
+        let state = State::new(recorded);
+        Ok(Self::reading(options, (connection, origin), (name, is_kept), state))
+    }
+
+    fn reading(
+        options: &StreamOptions,
+        (connection, origin): (Connection, Origin),
+        (name, is_kept): (&str, bool),
+        state: State,
+    ) -> Self {
+        let confirmable = AtomicU64::new(if is_kept { 0 } else { u64::MAX });
+        let (state, news) = (Mutex::new(state), Notify::new());
+        let shared = Arc::new(Shared { state, confirmable, news });
+        let reader = tokio::spawn(read_to_end(connection, shared.clone()));
+        Self {
             shared,
             reader,
-            name,
-            publication,
-            watched,
+            name: name.to_owned(),
+            publication: options.publication.clone(),
+            watched: options.watched,
             origin,
-            fingerprint,
-            announced,
-            pause,
-        })
+            fingerprint: None,
+            is_kept,
+            point: None,
+            announced: None,
+            pause: None,
+        }
+    }
+
+    /// From where another connection can continue the stream, with the last watermark's snapshot. `None` if the slot ends
+    /// with the connection; before the first watermark of a new slot; and while a commit from before the slot is not
+    /// visible, or too much is waiting to become visible.
+    pub fn point(&self) -> Option<&StreamPoint> {
+        self.point.as_ref()
+    }
+
+    /// Lets a slot that outlives the connection forget what is before the position of a [`point`](Self::point): from
+    /// earlier points, the stream can't be continued any more.
+    pub fn confirm(&self, position: u64) {
+        self.shared.confirmable.fetch_max(position, Ordering::Relaxed);
     }
 
     /// Sets the columns that changes are keyed by. Changes that were delivered before this call, and are part of no
@@ -138,7 +221,9 @@ impl Stream {
     /// If the statement fails, or the connection leads to another server or database.
     pub async fn announce(&mut self, conn: &mut PgConnection) -> Result<(), StreamError> {
         self.announced = None;
-        let nonce = format!("{:032x}", fastrand::u128(..));
+        // Nobody else must be able to write this message.
+        let [a, b] = [0, 1].map(|part: u8| RandomState::new().hash_one(part));
+        let nonce = format!("{a:016x}{b:016x}");
         let begun = BegunAnnouncement::new(&self.shared, nonce.clone());
         let announced = announce(conn, &self.publication, self.watched, &nonce).await?;
         if announced.origin != self.origin {
@@ -166,14 +251,21 @@ impl Stream {
         let mut state = self.shared.lock();
         (state.awaited, state.is_reached) = (None, false);
         let Seen { changes, has_unknown } = state.pending.see(&snapshot);
+        let position = state.pending.resumable_from(message).filter(|_| self.is_kept);
         state.newest = snapshot.clone();
         let longer = self.pause.map_or(PAUSES[0], |pause| (pause * 2).min(PAUSES[1]));
         self.pause = state.pending.is_waiting().then_some(longer);
         drop(state);
-        let is_known = self.fingerprint.as_ref() == Some(&fingerprint);
+        let is_first = self.fingerprint.is_none();
+        let is_altered = self.fingerprint.as_ref().is_some_and(|known| *known != fingerprint);
+        self.point = position.map(|position| StreamPoint {
+            slot: self.name.clone(),
+            position,
+            fingerprint: fingerprint.clone(),
+        });
         self.fingerprint = Some(fingerprint);
-        let all = has_unknown || !is_known;
-        Ok(Watermark { fence, message, snapshot, changes, all, is_altered: !is_known })
+        let all = has_unknown || is_first || is_altered;
+        Ok(Watermark { fence, message, snapshot, changes, all, is_altered })
     }
 
     /// Waits for news until `is_done`.
@@ -193,44 +285,83 @@ impl Stream {
     }
 }
 
-/// Creates a temporary slot, and returns which transactions had their commit records before its first delivery.
-async fn create_slot(client: &mut ReplicationClient, name: &str) -> Result<Snapshot, StreamError> {
-    client.simple_query("BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ").await?;
-    let create = format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT");
-    client.simple_query(&create).await?;
-    let rows = client.simple_query("SELECT pg_catalog.pg_current_snapshot()").await?;
-    client.simple_query("COMMIT").await?;
+/// Which server and database a connection leads to.
+async fn identify(connection: &mut Connection) -> Result<Origin, StreamError> {
+    let rows = connection.query("IDENTIFY_SYSTEM").await?;
+    let mut values = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
+    let (system_identifier, timeline) = (values.next(), values.next());
+    // The third is a position.
+    let database = values.nth(1);
+    let timeline = timeline.and_then(|timeline| timeline.parse().ok());
+    let origin = || {
+        Some(Origin {
+            system_identifier: system_identifier?,
+            timeline: timeline?,
+            database: database?,
+        })
+    };
+    origin().ok_or(StreamError::Decode("a server that does not identify itself"))
+}
+
+/// Creates a slot, and returns which transactions had their commit records before its first delivery.
+async fn create_slot(
+    connection: &mut Connection,
+    name: &str,
+    is_kept: bool,
+) -> Result<Snapshot, StreamError> {
+    connection.query("BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ").await?;
+    let temporary = if is_kept { "" } else { "TEMPORARY" };
+    let create =
+        format!("CREATE_REPLICATION_SLOT {name} {temporary} LOGICAL pgoutput USE_SNAPSHOT");
+    connection.query(&create).await?;
+    let rows = connection.query("SELECT pg_catalog.pg_current_snapshot()").await?;
+    connection.query("COMMIT").await?;
     let recorded = rows.first().and_then(|row| row.first()?.as_deref());
-    let recorded = recorded.and_then(|text| std::str::from_utf8(text).ok());
     Ok(recorded.ok_or(StreamError::Decode("a slot without a snapshot"))?.parse()?)
 }
 
-/// Reads whatever the server sends.
-async fn read(mut client: Aborted, shared: Arc<Shared>) {
-    let ended = loop {
-        let event = match client.0.recv().await {
-            Ok(Some(event)) => event,
-            Ok(None) => break StreamError::Ended,
-            Err(error) => break error.into(),
-        };
-        let mut state = shared.lock();
-        let before = (state.has_changed, state.is_reached);
-        let noted = state.note(event);
-        let is_news = before != (state.has_changed, state.is_reached);
-        drop(state);
-        match noted {
-            // The slot ends with the connection, so nothing is ever read again.
-            Ok(read) => read.into_iter().for_each(|read| client.0.update_applied_lsn(read)),
-            Err(error) => break error,
-        }
-        if is_news {
-            shared.news.notify_one();
-        }
-    };
+/// Reads whatever the server sends, until the stream ends.
+async fn read_to_end(mut connection: Connection, shared: Arc<Shared>) {
+    let Err(ended) = read(&mut connection, &shared).await;
     let mut state = shared.lock();
     (state.is_over, state.ended) = (true, Some(ended));
     drop(state);
     shared.news.notify_one();
+}
+
+async fn read(connection: &mut Connection, shared: &Shared) -> Result<Infallible, StreamError> {
+    let mut confirmations = interval(CONFIRM_EVERY);
+    confirmations.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut read, mut confirmed) = (0, 0);
+    let mut said = Instant::now();
+    loop {
+        let confirmable = read.min(shared.confirmable.load(Ordering::Relaxed));
+        let delivery = tokio::select! {
+            delivery = connection.deliver() => delivery?,
+            _ = confirmations.tick() => {
+                if confirmable > confirmed || said.elapsed() >= REPEAT_EVERY {
+                    connection.confirm(confirmable).await?;
+                    (confirmed, said) = (confirmable, Instant::now());
+                }
+                continue;
+            }
+        };
+        match delivery {
+            Delivery::Message(bytes) => {
+                // What is confirmed is never read again: a slot that ends with the connection needs nothing twice.
+                read = shared.note(&Message::decode(&bytes)?)?.unwrap_or(read);
+            }
+            Delivery::KeepAlive { end, wants_reply } => {
+                if shared.lock().is_between_transactions() {
+                    read = read.max(end);
+                }
+                if wants_reply {
+                    confirmed = read.min(shared.confirmable.load(Ordering::Relaxed));
+                    connection.confirm(confirmed).await?;
+                }
+            }
+        }
+    }
 }
 
 /// A watermark that is being announced. If this fails or is cancelled, what had changed before still counts as changed.

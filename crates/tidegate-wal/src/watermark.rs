@@ -25,8 +25,8 @@ pub struct Watermark {
     /// [watched](crate::StreamOptions::watching) has changed; too much has changed at a time; or the snapshot sees a
     /// transaction that had its commit record before the stream began.
     pub all: bool,
-    /// The publication or what is [watched](crate::StreamOptions::watching) has changed since the last watermark, or
-    /// this is the first one. Then `all` is set too.
+    /// The publication or what is [watched](crate::StreamOptions::watching) has changed since the last watermark. Then
+    /// `all` is set too.
     pub is_altered: bool,
 }
 
@@ -103,7 +103,10 @@ pub(crate) async fn announce(
 }
 
 /// A position as Postgres prints it.
-fn position(text: &str) -> Result<u64, StreamError> {
-    let parsed = pgwire_replication::Lsn::parse(text);
-    parsed.map(|lsn| lsn.0).map_err(|_| StreamError::Decode("a position that is none"))
+pub(crate) fn position(text: &str) -> Result<u64, StreamError> {
+    let parsed = text.split_once('/').and_then(|(high, low)| {
+        let half = |digits| u32::from_str_radix(digits, 16).ok().map(u64::from);
+        Some((half(high)? << 32) | half(low)?)
+    });
+    parsed.ok_or(StreamError::Decode("a position that is none"))
 }

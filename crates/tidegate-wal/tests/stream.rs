@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, query_scalar, raw_sql};
 use tidegate_testing::{Postgres, eventually};
 use tidegate_wal::{
-    Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, TableChange, Watermark,
+    Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, StreamPoint, TableChange,
+    Watermark, kept_slot_name,
 };
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -276,7 +279,7 @@ async fn what_is_watched_makes_everything_unknown_when_it_changes() {
         let watermark = world.watermark(&mut stream).await;
         looks.push((watermark.all, watermark.is_altered));
     }
-    assert_eq!(looks, [(true, true), (false, false), (true, true), (false, false)]);
+    assert_eq!(looks, [(true, false), (false, false), (true, true), (false, false)]);
 }
 
 #[tokio::test]
@@ -610,4 +613,306 @@ async fn under_load_each_watermark_has_every_transaction_that_its_snapshot_sees(
     let all = ended.lock().unwrap().clone();
     let count = all.len();
     assert_eq!(note(world.watermark(&mut stream).await, all), count);
+}
+
+/// Each kind of password that Postgres asks for, and a wrong one.
+#[tokio::test]
+async fn a_stream_logs_in_with_a_password() {
+    let mut world = World::new().await;
+    let methods = [("scram", "scram-sha-256"), ("digest", "md5"), ("plain", "password")];
+    for (role, method) in methods {
+        // A password is kept in one of two forms, and only the older one serves md5.
+        let kept = if method == "md5" { "md5" } else { "scram-sha-256" };
+        let sql = format!(
+            "set password_encryption = '{kept}';
+             create role {role} login replication password 'p:/ ss'"
+        );
+        world.server.psql(&sql).await.unwrap();
+        world.server.add_access_rules(&format!("host all {role} all {method}")).await.unwrap();
+        let with = |password: &str| {
+            let url = world.server.url().replace("postgres@", &format!("{role}:{password}@"));
+            StreamOptions::from_url(&url).unwrap()
+        };
+        let mut stream = Stream::start(&with("p%3A%2F%20ss")).await.unwrap();
+        stream.announce(&mut world.primary).await.unwrap();
+        stream.reach().await.unwrap();
+        let refused = Stream::start(&with("other")).await.unwrap_err();
+        let is_rejected = matches!(&refused, StreamError::Server { code, .. } if code == "28P01");
+        assert!(is_rejected, "{method}: {refused:?}");
+    }
+}
+
+/// A server that is reached as `localhost`, and its authority. `host` is what its certificate is for.
+#[cfg(feature = "tls")]
+async fn encrypted(host: &str) -> (World, tidegate_testing::Authority) {
+    let world = World::new().await;
+    let authority = tidegate_testing::Authority::new().unwrap();
+    world.server.offer_tls(&authority, host).await.unwrap();
+    (world, authority)
+}
+
+#[cfg(feature = "tls")]
+impl World {
+    /// Whether a stream with these parameters of the URL is encrypted.
+    async fn stream_with(&mut self, parameters: &str) -> Result<bool, StreamError> {
+        let url = self.server.url().replace("127.0.0.1", "localhost");
+        self.is_encrypted(&StreamOptions::from_url(&format!("{url}?{parameters}"))?).await
+    }
+
+    async fn is_encrypted(&mut self, options: &StreamOptions) -> Result<bool, StreamError> {
+        let mut stream = Stream::start(options).await?;
+        stream.announce(&mut self.primary).await.unwrap();
+        stream.reach().await.unwrap();
+        let sql = "select ssl from pg_stat_ssl join pg_stat_replication using (pid)";
+        Ok(query_scalar(sql).fetch_one(&mut self.primary).await.unwrap())
+    }
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_stream_is_encrypted_as_the_url_says() {
+    let (mut world, authority) = encrypted("localhost").await;
+    let root = format!("sslrootcert={}", authority.certificate().display());
+    for mode in ["disable", "allow"] {
+        assert!(!world.stream_with(&format!("sslmode={mode}")).await.unwrap(), "{mode}");
+    }
+    for mode in ["prefer", "require"] {
+        // The authority is not known, and need not be.
+        assert!(world.stream_with(&format!("sslmode={mode}")).await.unwrap(), "{mode}");
+    }
+    for mode in ["verify-ca", "verify-full"] {
+        assert!(world.stream_with(&format!("sslmode={mode}&{root}")).await.unwrap(), "{mode}");
+        let unknown = world.stream_with(&format!("sslmode={mode}")).await.unwrap_err();
+        assert!(matches!(unknown, StreamError::Tls(_)), "{mode}: {unknown:?}");
+    }
+    let pem = std::fs::read(authority.certificate()).unwrap();
+    let options: PgConnectOptions = world.server.url().parse().unwrap();
+    let options = options.host("localhost").ssl_mode(PgSslMode::VerifyFull);
+    let options = StreamOptions::from_options(&options.ssl_root_cert_from_pem(pem)).unwrap();
+    assert!(world.is_encrypted(&options).await.unwrap());
+    let missing =
+        world.stream_with("sslmode=verify-ca&sslrootcert=/no/such/file").await.unwrap_err();
+    assert!(missing.to_string().contains("/no/such/file"), "{missing}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_certificate_for_another_host_is_accepted_only_if_hosts_do_not_matter() {
+    let (mut world, authority) = encrypted("db.example").await;
+    let root = format!("sslrootcert={}", authority.certificate().display());
+    assert!(world.stream_with(&format!("sslmode=verify-ca&{root}")).await.unwrap());
+    let refused = world.stream_with(&format!("sslmode=verify-full&{root}")).await.unwrap_err();
+    assert!(matches!(refused, StreamError::Tls(_)), "{refused:?}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_stream_shows_its_own_certificate() {
+    let (mut world, authority) = encrypted("localhost").await;
+    let files = authority.sign("postgres").unwrap();
+    world.server.add_access_rules("hostssl all postgres all cert").await.unwrap();
+    let refused = world.stream_with("sslmode=require").await.unwrap_err();
+    assert!(matches!(refused, StreamError::Server { .. }), "{refused:?}");
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    let alone = world.stream_with(&format!("sslmode=require&sslcert={certificate}")).await;
+    assert!(matches!(alone, Err(StreamError::Options(_))), "{alone:?}");
+    let both = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
+    assert!(world.stream_with(&both).await.unwrap());
+}
+
+/// A server that does not offer TLS.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_stream_is_not_started_without_the_encryption_that_it_needs() {
+    let mut world = World::new().await;
+    assert!(!world.stream_with("sslmode=prefer").await.unwrap());
+    let refused = world.stream_with("sslmode=require").await.unwrap_err();
+    assert!(refused.to_string().contains("does not offer"), "{refused}");
+}
+
+/// A stream of a slot that outlives it, and a snapshot from which it can be continued.
+struct Kept {
+    stream: Stream,
+    snapshot: tidegate_wal::Snapshot,
+    point: StreamPoint,
+}
+
+impl World {
+    async fn kept(&mut self) -> Kept {
+        let options = StreamOptions::from_url(&self.server.url()).unwrap();
+        let mut stream = Stream::create(&options, &kept_slot_name()).await.unwrap();
+        stream.key_by(self.keyed(&["items"]).await);
+        assert!(stream.point().is_none());
+        let first = self.watermark(&mut stream).await;
+        assert!(first.all);
+        let point = stream.point().unwrap().clone();
+        Kept { stream, snapshot: first.snapshot, point }
+    }
+
+    async fn resume(&mut self, kept: &Kept) -> Result<Stream, StreamError> {
+        let options = StreamOptions::from_url(&self.server.url()).unwrap();
+        let keyed = self.keyed(&["items"]).await;
+        let conn = &mut self.primary;
+        Stream::resume(&options, conn, &kept.point, kept.snapshot.clone(), keyed).await
+    }
+
+    async fn slots(&mut self) -> i64 {
+        let slots = query_scalar("select count(*) from pg_replication_slots");
+        slots.fetch_one(&mut self.primary).await.unwrap()
+    }
+}
+
+/// Neither what was known at that point, nor what has changed since, is lost or comes twice.
+#[tokio::test]
+async fn a_stream_continues_from_an_earlier_point_on_another_connection() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    let seen = world.change(&mut kept.stream, "insert into items values (1, 'known')").await;
+    assert_eq!(seen, ["id=1", "owner=known"]);
+    let last = world.watermark(&mut kept.stream).await;
+    (kept.snapshot, kept.point) = (last.snapshot, kept.stream.point().unwrap().clone());
+    // A watermark that was never part of anything.
+    world.change(&mut kept.stream, "insert into items values (2, 'lost')").await;
+    drop(std::mem::replace(&mut kept.stream, world.stream().await));
+    world.execute("insert into items values (3, 'meanwhile')").await;
+    let mut stream = world.resume(&kept).await.unwrap();
+    let watermark = world.watermark(&mut stream).await;
+    assert!(!watermark.all && !watermark.is_altered);
+    let expected = ["id=2", "id=3", "owner=lost", "owner=meanwhile"];
+    assert_eq!(keys(&watermark.changes), expected);
+    let later = world.change(&mut stream, "update items set owner = 'new' where id = 3").await;
+    assert_eq!(later, ["id=3", "owner=meanwhile", "owner=new"]);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_not_visible_is_part_of_the_continued_stream() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    world.hold_commits().await;
+    let commit = world.commit_without_end("insert into items values (1, 'held')").await;
+    let held = loop {
+        let watermark = world.watermark(&mut kept.stream).await;
+        assert_eq!(keys(&watermark.changes), [""; 0], "it is not visible");
+        let point = kept.stream.point().unwrap().clone();
+        // The commit was delivered once the point no longer moves on.
+        if point.position < watermark.fence && kept.point.position == point.position {
+            break (watermark, point);
+        }
+        kept.point = point;
+    };
+    (kept.snapshot, kept.point) = (held.0.snapshot, held.1);
+    kept.stream.confirm(kept.point.position);
+    eventually("it is confirmed", async || {
+        let confirmed = "select confirmed_flush_lsn >= $1::pg_lsn from pg_replication_slots";
+        let at = kept.point.position;
+        let at = format!("{:X}/{:X}", at >> 32, at & 0xffff_ffff);
+        let confirmed = query_scalar::<_, bool>(confirmed).bind(at);
+        confirmed.fetch_one(&mut world.primary).await.unwrap()
+    })
+    .await
+    .unwrap();
+    let mut stream = world.resume(&kept).await.unwrap();
+    let before = world.watermark(&mut stream).await;
+    assert_eq!((keys(&before.changes), before.all), (Vec::new(), false));
+    world.release_commits().await;
+    commit.await.unwrap();
+    let after = world.watermark(&mut stream).await;
+    assert_eq!(
+        (keys(&after.changes), after.all),
+        (vec!["id=1".into(), "owner=held".into()], false)
+    );
+}
+
+/// As when a node hangs: the one that takes over ends its connection.
+#[tokio::test]
+async fn a_stream_that_is_continued_elsewhere_ends() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    let mut stream = world.resume(&kept).await.unwrap();
+    let ended = timeout(Duration::from_secs(30), async {
+        loop {
+            if let Err(error) = kept.stream.changed().await {
+                return error;
+            }
+            kept.stream.announce(&mut world.primary).await.unwrap();
+            if let Err(error) = kept.stream.reach().await {
+                return error;
+            }
+        }
+    });
+    let ended = ended.await.unwrap();
+    let is_over = matches!(
+        ended,
+        StreamError::Ended | StreamError::Server { .. } | StreamError::Connection(_)
+    );
+    assert!(is_over, "{ended:?}");
+    assert!(!world.watermark(&mut stream).await.all);
+    assert_eq!(world.slots().await, 1);
+}
+
+#[tokio::test]
+async fn a_stream_is_not_continued_if_its_slot_has_forgotten_something() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    world.change(&mut kept.stream, "insert into items values (1, 'one')").await;
+    let later = kept.stream.point().unwrap().clone();
+    assert!(later.position > kept.point.position);
+    kept.stream.confirm(later.position);
+    let refused = async |world: &mut World, kept: &Kept| {
+        matches!(world.resume(kept).await, Err(StreamError::SlotLost { .. }))
+    };
+    let mut was_refused = false;
+    // Confirmed within a second.
+    eventually("the earlier point is refused", async || {
+        let confirmed = "select confirmed_flush_lsn = $1::pg_lsn from pg_replication_slots";
+        let at = format!("{:X}/{:X}", later.position >> 32, later.position & 0xffff_ffff);
+        let confirmed = query_scalar::<_, bool>(confirmed).bind(at);
+        if confirmed.fetch_one(&mut world.primary).await.unwrap() {
+            was_refused = refused(&mut world, &kept).await;
+        }
+        was_refused
+    })
+    .await
+    .unwrap();
+    for slot in ["tidegate_kept_0", "tidegate_kept_' or true --", "other", ""] {
+        kept.point = StreamPoint { slot: slot.to_owned(), ..later.clone() };
+        assert!(refused(&mut world, &kept).await, "{slot}");
+    }
+}
+
+/// Meanwhile, changes may have been made that the publication did not have.
+#[tokio::test]
+async fn a_continued_stream_knows_nothing_if_the_publication_has_changed() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    drop(std::mem::replace(&mut kept.stream, world.stream().await));
+    world
+        .execute("alter publication tidegate drop table items; insert into items values (1)")
+        .await;
+    world.execute("alter publication tidegate add table items").await;
+    let mut stream = world.resume(&kept).await.unwrap();
+    let watermark = world.watermark(&mut stream).await;
+    assert!(watermark.all && watermark.is_altered);
+}
+
+/// A server waits for a stream's confirmation when it shuts down; a stream that keeps its slot must end then.
+#[tokio::test]
+async fn a_kept_slot_retains_what_was_not_confirmed() {
+    let mut world = World::new().await;
+    let mut kept = world.kept().await;
+    for id in 0..50 {
+        let insert = format!("insert into items values ({id}, 'x', repeat('x', 1000))");
+        world.server.psql(&insert).await.unwrap();
+    }
+    world.watermark(&mut kept.stream).await;
+    let retained = async |world: &mut World| {
+        let retained =
+            "select (pg_current_wal_lsn() - confirmed_flush_lsn)::int8 from pg_replication_slots";
+        query_scalar::<_, i64>(retained).fetch_one(&mut world.primary).await.unwrap()
+    };
+    assert!(retained(&mut world).await > 50_000);
+    kept.stream.confirm(kept.stream.point().unwrap().position);
+    eventually("it is confirmed", async || retained(&mut world).await < 50_000).await.unwrap();
+    drop(kept);
+    assert_eq!(world.slots().await, 1, "it outlives the connection");
 }

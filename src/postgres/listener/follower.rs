@@ -7,33 +7,25 @@ use tokio::sync::watch;
 
 use super::housekeeping::Housekeeping;
 use super::pace::HEARTBEAT;
+use super::recent_fences::RecentFences;
 use super::relay_state::RelayState;
 use super::sync_requests::SyncRequests;
 use super::wakeups::Wakeups;
 use crate::cache::Fences;
 use crate::clock::{self, Instant, Moment};
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, Position, Tag};
 use crate::postgres::database::Database;
 use crate::postgres::fingerprint::Fingerprint;
 use crate::postgres::identity::Timeline;
 use crate::postgres::link::{PollCounter, PollRequests};
 use crate::postgres::log::{ChangeDetail, Snapshot};
-use crate::postgres::published::PublishedStream;
+use crate::postgres::published::{PublishedStream, StreamStart};
 use crate::postgres::relay::{Relay, RelayRole};
 use crate::postgres::sample::ServerPosition;
 
 /// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
 /// alternate between two servers.
 const DOUBT_EVERY: Duration = Duration::from_secs(5);
-
-/// When a node starts a stream of the changes of published tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StreamStart {
-    /// When it begins to read the log.
-    WithTheLog,
-    /// With the first drain after that: another node may read the stream for this one.
-    WithADrain,
-}
 
 /// How long a node leaves the stream of changes to a relay that does not respond, and to one that is not elected yet.
 const RELAY_WITHIN: Duration = Duration::from_secs(10);
@@ -49,6 +41,10 @@ pub(super) struct Follower {
     pub(super) relay: Option<Relay>,
     pub(super) relaying: RelayState,
     pub(super) sync_requests: SyncRequests,
+    /// What this node passes on to nodes that join it as the relay.
+    pub(super) recent: RecentFences,
+    /// When this node last left a checkpoint.
+    pub(super) left: Option<Instant>,
     /// The epoch, and the snapshot up to which the log was read.
     pub(super) read: Option<(Epoch, Snapshot)>,
     /// The changes of tables that are read from the write-ahead log.
@@ -95,6 +91,8 @@ impl Follower {
             relay: None,
             relaying: RelayState::default(),
             sync_requests: SyncRequests::new(),
+            recent: RecentFences::default(),
+            left: None,
             read: None,
             published: PublishedStream::default(),
             starts_stream: StreamStart::WithTheLog,
@@ -168,6 +166,22 @@ impl Follower {
             return false;
         }
         self.apart.get_or_insert_with(clock::now).elapsed() < limit
+    }
+
+    /// Raises the fence of a tag.
+    pub(super) fn raise(&mut self, tag: Tag, fence: Position) {
+        self.fences.raise(tag, fence);
+        match self.published.is_expected() && self.relay.is_some() {
+            true => self.recent.raise(tag, fence),
+            // Nobody takes it over: nodes that start read the log.
+            false => self.recent.raise_floor(fence),
+        }
+    }
+
+    /// Raises the fence of everything.
+    pub(super) fn raise_floor(&mut self, fence: Position) {
+        self.fences.raise_floor(fence);
+        self.recent.raise_floor(fence);
     }
 
     pub(super) fn begin_turn(&self) -> u64 {

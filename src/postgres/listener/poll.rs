@@ -2,16 +2,19 @@
 
 use sqlx::postgres::PgListener;
 
-use super::follower::{Follower, StreamStart};
+use super::follower::Follower;
 use super::housekeeping::MARK_EVERY;
+use super::joining::Joined;
 use super::pace::{BUSY, HEARTBEAT};
-use super::relay_state::RelayState;
+use super::recent_fences::RecentFences;
+use super::relay_state::{RelayState, TakenRequests};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::peers;
+use crate::postgres::published::StreamStart;
 use crate::postgres::relay::RelayRole;
 use crate::postgres::relay::message::Positions;
 
@@ -19,17 +22,22 @@ use crate::postgres::relay::message::Positions;
 const MANY: u32 = 8;
 
 impl Follower {
-    /// Polls the log, and publishes the result in response to the other nodes' sync requests `answers`. `from` is a
+    /// Polls the log, and publishes the result in response to other nodes' sync requests. `from` is a
     /// position seen on the primary before. Returns whether the log had changes, which should have caused a notification.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,
         from: Position,
-        answers: Vec<u64>,
+        requests: TakenRequests,
     ) -> Result<bool, sqlx::Error> {
-        let Some((epoch, snapshot)) = self.read.clone() else {
-            return self.load(conn).await.map(|()| false);
-        };
+        let begins = self.read.is_none();
+        if begins && self.load(conn).await? {
+            return Ok(false);
+        }
+        let Some((epoch, snapshot)) = self.read.clone() else { return Ok(false) };
+        // What was seen before may be a position of another epoch.
+        let from = if begins { self.seen() } else { from };
+        self.published.may_keep(self.elected() == RelayRole::Relay);
         let began = clock::moment();
         let manner = DrainMode { announce: self.reshaped, suppress_notify_from: Some(MANY) };
         let (db, detail) = (&self.db, &mut self.detail);
@@ -42,7 +50,8 @@ impl Follower {
             tracing::warn!(%epoch, now = %drained.epoch, "a new epoch has begun: a failover, or a crash of the primary");
             // A stream may take longer to start than the server lets a session be idle that suppresses notifications.
             self.resume_notify(conn).await?;
-            return self.load(conn).await.map(|()| false);
+            // If it is not current after that, the next drain makes it so.
+            return self.load(conn).await.map(|_is_current| false);
         }
         // With a watermark, the next drain reads some rows again, whose notification this one has had.
         let has_news = !drained.tags.is_empty() && published.snapshot.is_none();
@@ -56,7 +65,7 @@ impl Follower {
             self.forget_schema();
         }
         let all = drained.is_all() || self.reshaped;
-        self.raise(&drained, all);
+        self.raise_all(&drained, all);
         self.reshaped = false;
         // Reads use the schema as of this drain, so they must not prove a position past a schema change that it missed.
         let is_known = !drained.unsettled && self.fingerprint.is_current();
@@ -65,20 +74,20 @@ impl Follower {
         self.confirm(epoch, (seen, drained.seen), began);
         self.fences.follow(from);
         let at = Positions { fence: drained.fence, seen, from };
-        self.publish(&drained, &snapshot, (all, at), answers);
+        self.publish(&drained, &snapshot, (all, at), requests);
         self.take(drained);
         Ok(has_news)
     }
 
-    fn raise(&self, drained: &Drained, all: bool) {
+    fn raise_all(&mut self, drained: &Drained, all: bool) {
         if drained.trimmed {
             tracing::warn!("changes were trimmed before they were read: all entries are invalid");
         }
         if all {
-            self.fences.raise_floor(drained.fence);
+            self.raise_floor(drained.fence);
         }
         for tag in &drained.tags {
-            self.fences.raise(Tag::named(tag), drained.fence);
+            self.raise(Tag::named(tag), drained.fence);
         }
     }
 
@@ -91,8 +100,9 @@ impl Follower {
         self.read = Some((drained.epoch, drained.snapshot));
     }
 
-    /// Begins an epoch with the contents of the log and its marks.
-    pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+    /// Begins an epoch with the contents of the log and its marks, or with what the relay knows. Returns whether this node then
+    /// knows all changes: if it has taken over what a relay left that is gone, it does so after a drain.
+    pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
         // Existing connections to the primary may lead to the previous server.
         peers::renew(&self.db.inner.own_writes);
         // A fingerprint from another history is useless.
@@ -104,27 +114,51 @@ impl Follower {
         self.relaying = RelayState::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
-        let starts =
-            self.starts_stream == StreamStart::WithTheLog || self.elected() == RelayRole::Relay;
-        let loaded = self.published.begin(&self.db, conn, loaded, starts).await?;
+        let mut joined = match loaded.published {
+            true => self.join(loaded.epoch).await,
+            false => None,
+        };
+        if let Some(Joined { checkpoint, answer: None }) = &joined {
+            let (point, read) = (checkpoint.point.clone(), checkpoint.snapshot());
+            if !self.published.take_over((&self.db, conn), point, &read).await? {
+                joined = None;
+            }
+        }
+        let (loaded, began) = if let Some(joined) = &joined {
+            if joined.answer.is_some() {
+                self.published.follow(joined.checkpoint.point.clone());
+            }
+            (joined.over(&loaded), joined.answer.map(|answer| answer.sent))
+        } else {
+            let is_relay = self.elected() == RelayRole::Relay;
+            self.published.may_keep(is_relay);
+            let starts = if is_relay { StreamStart::Soon } else { self.starts_stream };
+            (self.published.begin(&self.db, conn, loaded, starts).await?, Some(began))
+        };
         self.apart = None;
         // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show
         // that change.
         self.db.follow_schema(self.fences.change_schema());
         self.settles = loaded.settles.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
-        self.fences.begin(loaded.epoch, loaded.floor, fences);
-        self.confirm(loaded.epoch, (loaded.floor, loaded.seen), began);
+        let taken_over = joined.iter().flat_map(|joined| joined.checkpoint.fences());
+        let fences: Vec<_> = fences.chain(taken_over).collect();
+        self.fences.begin(loaded.epoch, loaded.floor, fences.iter().copied());
+        self.recent = RecentFences::begin(loaded.floor, &fences);
+        if let Some(began) = began {
+            self.confirm(loaded.epoch, (loaded.floor, loaded.seen), began);
+        }
         self.wakeups.promise(loaded.wakeups);
         self.read = Some((loaded.epoch, loaded.snapshot.clone()));
         self.turns.send_modify(|turns| turns.epoch = loaded.epoch);
         let floor = loaded.floor;
-        tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following the change log");
+        tracing::info!(epoch = %loaded.epoch, %floor, fences = fences.len(), "following the change log");
         // With a mark, a node that starts later knows all changes since then, and can use what this one stores.
         match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
             Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "can't mark the log"),
             marked => drop(marked?),
         }
+        let Some(began) = began else { return Ok(false) };
         // A position past every fence, so that results read from now on are valid at once.
         let (reached, is_settled) =
             within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
@@ -133,7 +167,7 @@ impl Follower {
         let is_known = is_settled && is_recent(&began);
         let seen = if is_known { reached } else { loaded.floor };
         self.confirm(loaded.epoch, (seen, reached), began);
-        Ok(())
+        Ok(true)
     }
 
     /// Finds schema changes that no event trigger has recorded. Each one invalidates all entries.

@@ -30,11 +30,22 @@ pub(super) enum RelayStep {
     Reconnect,
 }
 
+/// Sync requests that one poll answers.
+#[derive(Debug, Default)]
+pub(super) struct TakenRequests {
+    /// Their nonces.
+    pub(super) answers: Vec<u64>,
+    /// Whether a session waits for any of them.
+    pub(super) is_urgent: bool,
+    /// Whether any is of a node that starts.
+    pub(super) joins: bool,
+}
+
 /// A relay's state towards the other nodes.
 #[derive(Debug, Default)]
 pub(super) struct RelayState {
     /// Other nodes' sync requests that the next poll answers, and when that poll is due.
-    requests: Vec<u64>,
+    requests: TakenRequests,
     pub(super) due: Option<Instant>,
     /// The snapshot up to which changes were published.
     pub(super) published: Option<Snapshot>,
@@ -42,15 +53,17 @@ pub(super) struct RelayState {
 
 impl RelayState {
     /// Takes the sync requests that were received before a poll that begins now.
-    pub(super) fn take(&mut self) -> Vec<u64> {
+    pub(super) fn take(&mut self) -> TakenRequests {
         self.due = None;
         std::mem::take(&mut self.requests)
     }
 
     pub(super) fn receive(&mut self, request: SyncRequest) -> RelayStep {
-        if self.requests.len() < REQUESTS {
-            self.requests.push(request.nonce);
+        if self.requests.answers.len() < REQUESTS {
+            self.requests.answers.push(request.nonce);
+            self.requests.joins |= request.joins;
         }
+        self.requests.is_urgent |= request.urgent;
         if request.urgent {
             return RelayStep::PollForSession;
         }

@@ -1,9 +1,11 @@
 //! Publishes what a node finds in the log, and applies what another node publishes.
 
+use std::time::Duration;
+
 use tokio::time::sleep_until;
 
 use super::follower::Follower;
-use super::relay_state::{RelayState, RelayStep, next_of};
+use super::relay_state::{RelayState, RelayStep, TakenRequests, next_of};
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant};
 use crate::entry::Tag;
@@ -12,6 +14,9 @@ use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::log::{Drained, Snapshot};
 use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
 use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
+
+/// How often a relay leaves a checkpoint for a node that starts when all have stopped.
+const LEAVE_EVERY: Duration = Duration::from_secs(5);
 
 impl Follower {
     /// What this node tells the others while it polls the log for them.
@@ -22,16 +27,15 @@ impl Follower {
         Some((relay.sender(), InvalidationBatch::still_polling(*epoch, published)))
     }
 
-    /// Takes all sync requests received so far, which one poll answers; returns also whether any of them is for a session.
-    pub(super) fn take_sync_requests(&mut self) -> (Vec<u64>, bool) {
-        let mut is_urgent = false;
+    /// Takes all sync requests received so far, which one poll answers.
+    pub(super) fn take_sync_requests(&mut self) -> TakenRequests {
         // Only for a relay: other nodes receive invalidation batches here, which are applied one at a time.
         while self.elected() == RelayRole::Relay
             && let Some(event) = self.relay.as_mut().and_then(Relay::try_next)
         {
-            is_urgent |= self.receive(Some(event)) == RelayStep::PollForSession;
+            self.receive(Some(event));
         }
-        (self.relaying.take(), is_urgent)
+        self.relaying.take()
     }
 
     /// Handles an event from other nodes while this node polls the log itself.
@@ -46,7 +50,7 @@ impl Follower {
             Some(RelayEvent::SyncRequest(request)) => self.relaying.receive(request),
             Some(RelayEvent::Batch(batch)) => match self.apply_batch(&batch) {
                 Some(true) => RelayStep::FollowRelay,
-                // A node without a stream can join only from a newer snapshot.
+                // A node without a stream can't read what it has missed, and joins the relay anew.
                 None if self.apart.is_some() => {
                     self.read = None;
                     RelayStep::Poll
@@ -75,7 +79,7 @@ impl Follower {
     fn ask(&mut self, urgent: bool) {
         let nonce = self.sync_requests.ask(self.begin_turn());
         if let Some(relay) = &self.relay {
-            relay.request_sync(SyncRequest { nonce, urgent });
+            relay.request_sync(SyncRequest { nonce, urgent, joins: false });
         }
     }
 
@@ -163,6 +167,7 @@ impl Follower {
             Relayed::New => {
                 self.learn(batch);
                 self.read = Some((batch.epoch(), batch.after()));
+                self.published.pass(batch.point.clone());
             }
         }
         if batch.is_still_polling() {
@@ -176,7 +181,7 @@ impl Follower {
         };
         if self.settles.is_some_and(|settles| settles <= answered.sent.at) {
             // The fence was read after the sync request was sent, and by then every node knew of the change.
-            self.fences.raise_floor(at.fence);
+            self.raise_floor(at.fence);
             self.settles = None;
             // For a position past that floor: a poll without changes announces none, unless a session waits for it.
             if self.sync_requests.has_room() {
@@ -199,10 +204,10 @@ impl Follower {
         }
         if batch.all || reshaped {
             self.db.follow_schema(self.fences.change_schema());
-            self.fences.raise_floor(fence);
+            self.raise_floor(fence);
         }
         for tag in &batch.tags {
-            self.fences.raise(Tag::from_hash(*tag), fence);
+            self.raise(Tag::from_hash(*tag), fence);
         }
     }
 
@@ -212,13 +217,22 @@ impl Follower {
         drained: &Drained,
         prev: &Snapshot,
         (all, at): (bool, Positions),
-        answers: Vec<u64>,
+        requests: TakenRequests,
     ) {
         let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)
         else {
             self.relaying.published = None;
             return;
         };
+        let is_due =
+            self.published.is_kept() && self.left.is_none_or(|left| left.elapsed() >= LEAVE_EVERY);
+        if (requests.joins || is_due)
+            && let Some(checkpoint) = self.checkpoint(drained)
+        {
+            relay.leave(checkpoint);
+            self.left = Some(clock::now());
+        }
+        let answers = requests.answers;
         // A poll that found nothing is not published; the next batch covers it.
         let before = self.relaying.published.get_or_insert_with(|| prev.clone());
         if !all && drained.tags.is_empty() && answers.is_empty() {
@@ -228,6 +242,7 @@ impl Follower {
         let mut batch =
             InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
         (batch.all, batch.schema, batch.answers) = (all, self.schema, answers);
+        batch.point = self.published.point().cloned();
         relay.publish(batch);
         self.relaying.published = Some(drained.snapshot.clone());
     }

@@ -40,7 +40,8 @@ async fn all_pending_sync_requests_are_taken_together() {
     let mut conn = connect(&db).await.unwrap();
     let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
-    let request = |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7 }).into();
+    let request =
+        |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7, joins: nonce == 8 }).into();
     let bus = Mock { elects: true, backlog: (0..9).map(request).collect(), ..Mock::default() };
     follower.relay = Some(Relay::start(Arc::new(bus), "test"));
     while follower.relay.as_ref().unwrap().elected() != RelayRole::Relay {
@@ -49,9 +50,9 @@ async fn all_pending_sync_requests_are_taken_together() {
     for _ in 0..1000 {
         yield_now().await;
     }
-    let (mut answers, is_urgent) = follower.take_sync_requests();
-    answers.sort_unstable();
-    assert_eq!((answers, is_urgent), ((0..9).collect(), true));
+    let mut taken = follower.take_sync_requests();
+    taken.answers.sort_unstable();
+    assert_eq!((taken.answers, taken.is_urgent, taken.joins), ((0..9).collect(), true, true));
     assert!(follower.relay.as_mut().unwrap().try_next().is_none());
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::Acquire;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use tidegate_wal::{
-    Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, TableChange, Watermark,
+    Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, StreamPoint, TableChange,
+    Watermark,
 };
 
-use super::PublishedChanges;
+use super::kept::{KeptStream, SlotKind};
+use super::{PublishedChanges, ResumePoint};
 use crate::postgres::database::Database;
 use crate::postgres::deadline::{within, within_limit};
 use crate::postgres::log::{MOST_KEYS, Snapshot};
@@ -20,6 +22,9 @@ const START_WITHIN: Duration = Duration::from_secs(130);
 
 /// How long until the server has delivered a watermark, which it does after all that was written before.
 const REACH_WITHIN: Duration = Duration::from_secs(30);
+
+/// The SQLSTATE code of a missing right.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// By which columns changes are keyed, and the names of all columns, as the triggers `tidegate_published` show them. If it
 /// changes, so may the columns of the query below.
@@ -61,27 +66,134 @@ pub(crate) struct PublishedStream {
     /// A watermark is due, since it may show changes.
     is_due: bool,
     unreported: PublishedChanges,
+    /// Of the slot that outlives its connection.
+    kept: KeptStream,
 }
 
 impl PublishedStream {
-    pub(super) async fn start(&mut self, db: &Database) -> Result<(), sqlx::Error> {
+    /// Starts a stream. If its slot may outlive the connection, it continues from where the last drain was, which saw what
+    /// `read` sees.
+    pub(super) async fn start(
+        &mut self,
+        db: &Database,
+        conn: &mut PgListener,
+        read: Option<&Snapshot>,
+    ) -> Result<(), sqlx::Error> {
         self.stop();
+        if let Some(read) = read
+            && self.resume(db, conn, read).await?
+        {
+            return Ok(());
+        }
+        let name = self.kept.prepare(conn).await?;
+        let name = name.as_deref();
         let start = db.inner.listen.connector.attempt(|options| async move {
-            let options = StreamOptions::from_options(&options).map_err(failed)?;
-            Stream::start(&options.watching(COLUMNS_HASH)).await.map_err(failed)
+            let options = watching(&options).map_err(failed)?;
+            let stream = match name {
+                Some(name) => Stream::create(&options, name).await,
+                None => Stream::start(&options).await,
+            };
+            stream.map_err(failed)
         });
-        self.stream = Some(within_limit(START_WITHIN, start).await?);
+        self.stream = Some(within_limit(START_WITHIN, Box::pin(start)).await?);
+        self.kept.has_started(name.is_some());
         tracing::info!("reading changes of published tables from the write-ahead log");
         Ok(())
     }
 
-    /// Ends the stream, and its slot on the server.
+    /// Continues the stream from where the last drain was, if it can. If the slot is lost, or an attempt has failed for the
+    /// third time, the point is forgotten.
+    pub(super) async fn resume(
+        &mut self,
+        db: &Database,
+        conn: &mut PgListener,
+        read: &Snapshot,
+    ) -> Result<bool, sqlx::Error> {
+        let Some(point) = self.kept.point.clone() else { return Ok(false) };
+        if !self.kept.is_allowed(conn).await? {
+            return Ok(false);
+        }
+        match within_limit(START_WITHIN, Box::pin(resumed(db, conn, &point, read))).await {
+            Ok(stream) => {
+                (self.stream, self.seen) = (Some(stream), Some(read.clone()));
+                self.kept.slot = SlotKind::Resumed;
+                tracing::info!("continuing to read changes from the write-ahead log");
+                Ok(true)
+            }
+            Err(error) if self.kept.fail(&error) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "can't continue the stream of changes; starting another one");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Ends the stream. A slot that outlives the connection remains.
     pub(crate) fn stop(&mut self) {
-        *self = Self { is_expected: self.is_expected, ..Self::default() };
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.slot = SlotKind::default();
+        *self = Self { is_expected: self.is_expected, kept, ..Self::default() };
+    }
+
+    /// Ends the stream if it can be continued. A server that shuts down waits until a stream has confirmed everything.
+    pub(crate) fn pause(&mut self) {
+        if self.is_kept() {
+            self.stop();
+        }
+    }
+
+    /// Sets whether the next stream's slot may outlive its connection, for the next node that reads for all.
+    pub(crate) fn may_keep(&mut self, may: bool) {
+        self.kept.may = may;
+    }
+
+    /// Whether the slot outlives the connection.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.slot != SlotKind::Temporary
+    }
+
+    /// Drops slots that nobody needs any more, at times; ends a stream whose slot must no longer outlive its connection.
+    pub(crate) async fn clean_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        if self.kept.clean_up(conn, self.is_expected).await? {
+            return Ok(());
+        }
+        self.stop();
+        Ok(())
+    }
+
+    /// Where the stream was after the last drain; `None` if it can't be continued from there.
+    pub(crate) fn point(&self) -> Option<&ResumePoint> {
+        self.kept.point.as_ref()
+    }
+
+    /// Notes that the stream can't be continued.
+    pub(super) fn forget(&mut self) {
+        self.kept.forget();
+    }
+
+    /// Notes where another node's stream was after the drain that this node has applied.
+    pub(crate) fn pass(&mut self, point: Option<ResumePoint>) {
+        self.kept.point = point;
+    }
+
+    /// Notes where the stream is, once what its last watermark has shown is part of a drain.
+    pub(super) fn reach_point(&mut self) {
+        if let Some(stream) = &self.stream {
+            self.kept.reach(stream);
+        }
+    }
+
+    /// Whether the stream was continued, and has had no watermark since.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.kept.slot == SlotKind::Resumed
     }
 
     fn give_up(&mut self, error: &dyn std::error::Error) {
         tracing::warn!(%error, "lost the stream of changes; starting another one");
+        if self.is_resuming() {
+            // Whatever it is may be delivered again each time.
+            self.kept.forget();
+        }
         self.stop();
         self.why = Some(error.to_string());
     }
@@ -126,7 +238,9 @@ impl PublishedStream {
             stream.announce((&mut *conn).acquire().await.map_err(StreamError::Announce)?).await?;
             stream.reach().await
         };
-        let watermark = match within_limit(REACH_WITHIN, async { Ok(reached.await) }).await {
+        // The server reads again what it had read for the connection before.
+        let limit = if self.kept.slot == SlotKind::Resumed { START_WITHIN } else { REACH_WITHIN };
+        let watermark = match within_limit(limit, async { Ok(reached.await) }).await {
             Ok(Ok(watermark)) => watermark,
             Ok(Err(StreamError::Announce(error))) => return Err(error),
             Ok(Err(error)) => {
@@ -139,9 +253,10 @@ impl PublishedStream {
                 return Ok(false);
             }
         };
+        self.kept.had_watermark();
         // If this is cancelled or fails below, what the watermark shows is lost, so anything may have changed.
         let is_altered = watermark.is_altered;
-        self.are_columns_due |= is_altered;
+        self.are_columns_due |= is_altered || self.seen.is_none();
         let all = PublishedChanges { all: true, is_altered, ..PublishedChanges::default() };
         let before = std::mem::replace(&mut self.unreported, all);
         let shown = self.learn(conn, watermark).await?;
@@ -159,11 +274,7 @@ impl PublishedStream {
             && let Some(stream) = &self.stream
         {
             // With a later snapshot than the watermark's, so it misses nothing that made the difference.
-            let query = sqlx::query_as::<_, (i64, String, String)>(COLUMNS).fetch_all(&mut *conn);
-            let columns = within(query).await?.into_iter();
-            stream.key_by(columns.fold(KeyColumns::default(), |keyed, (relation, name, key)| {
-                keyed.with(oid(relation), &name, &key)
-            }));
+            stream.key_by(columns(conn).await?);
             self.are_columns_due = false;
         }
         let now = Snapshot::new(watermark.snapshot.to_string());
@@ -220,18 +331,50 @@ fn keys(changes: &[Change]) -> (Vec<i64>, Vec<String>) {
     keys.into_iter().unzip()
 }
 
+fn watching(options: &PgConnectOptions) -> Result<StreamOptions, StreamError> {
+    Ok(StreamOptions::from_options(options)?.watching(COLUMNS_HASH))
+}
+
+/// Continues a stream from a point.
+async fn resumed(
+    db: &Database,
+    conn: &mut PgListener,
+    point: &ResumePoint,
+    read: &Snapshot,
+) -> Result<Stream, sqlx::Error> {
+    let ResumePoint { slot, position, fingerprint } = point.clone();
+    let point = StreamPoint { slot, position, fingerprint };
+    let snapshot: tidegate_wal::Snapshot =
+        read.as_str().parse().map_err(|error| failed(StreamError::Snapshot(error)))?;
+    // If these are not the columns of that point, the first watermark says so.
+    let keyed = columns(conn).await?;
+    let options = db.inner.listen.connector.attempt(|options| async { Ok(options) }).await?;
+    let options = watching(&options).map_err(failed)?;
+    let conn = conn.acquire().await?;
+    Stream::resume(&options, conn, &point, snapshot, keyed).await.map_err(failed)
+}
+
+/// By which columns changes are keyed.
+async fn columns(conn: &mut PgListener) -> Result<KeyColumns, sqlx::Error> {
+    let query = sqlx::query_as::<_, (i64, String, String)>(COLUMNS).fetch_all(&mut *conn);
+    let columns = within(query).await?.into_iter();
+    Ok(columns.fold(KeyColumns::default(), |keyed, (relation, name, key)| {
+        keyed.with(oid(relation), &name, &key)
+    }))
+}
+
 fn oid(number: i64) -> u32 {
     // Postgres' oids have 32 bits.
     u32::try_from(number).unwrap_or_default()
 }
 
 fn failed(error: StreamError) -> sqlx::Error {
-    let why = error.to_string();
-    // `insufficient_privilege`, which the client shows only as text.
-    match why.contains("42501") {
+    let lacks_right =
+        matches!(&error, StreamError::Server { code, .. } if code == INSUFFICIENT_PRIVILEGE);
+    match lacks_right {
         true => sqlx::Error::Configuration(
             format!(
-                "{why}: give the listener's role the attribute REPLICATION (on RDS the role rds_replication)"
+                "{error}: give the listener's role the attribute REPLICATION (on RDS the role rds_replication)"
             )
             .into(),
         ),

@@ -2,8 +2,9 @@
 
 use sqlx::postgres::PgListener;
 
-use super::PublishedChanges;
+use super::{PublishedChanges, ResumePoint};
 use crate::postgres::database::Database;
+use crate::postgres::log::Snapshot;
 
 /// The stream of the changes of published tables, which this build can't read.
 #[derive(Debug, Default)]
@@ -14,7 +15,12 @@ pub(crate) struct PublishedStream {
 
 #[expect(clippy::unused_async, clippy::unused_self, reason = "as with the feature")]
 impl PublishedStream {
-    pub(super) async fn start(&mut self, _db: &Database) -> Result<(), sqlx::Error> {
+    pub(super) async fn start(
+        &mut self,
+        _db: &Database,
+        _conn: &mut PgListener,
+        _read: Option<&Snapshot>,
+    ) -> Result<(), sqlx::Error> {
         let why = "changes of some tables are read from the write-ahead log: enable the feature `wal` of tidegate, or have \
                    triggers record them (`tidegate install`)";
         Err(sqlx::Error::Configuration(why.into()))
@@ -25,6 +31,41 @@ impl PublishedStream {
     }
 
     pub(crate) fn stop(&mut self) {}
+
+    pub(crate) async fn clean_up(&mut self, _conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    pub(crate) fn pause(&mut self) {}
+
+    pub(crate) fn may_keep(&mut self, _may: bool) {}
+
+    pub(crate) fn is_kept(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn point(&self) -> Option<&ResumePoint> {
+        None
+    }
+
+    pub(crate) fn pass(&mut self, _point: Option<ResumePoint>) {}
+
+    pub(super) fn forget(&mut self) {}
+
+    pub(super) fn reach_point(&mut self) {}
+
+    pub(super) fn is_resuming(&self) -> bool {
+        false
+    }
+
+    pub(super) async fn resume(
+        &mut self,
+        _db: &Database,
+        _conn: &mut PgListener,
+        _read: &Snapshot,
+    ) -> Result<bool, sqlx::Error> {
+        Ok(false)
+    }
 
     pub(crate) fn is_running(&self) -> bool {
         false

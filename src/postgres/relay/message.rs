@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::entry::{Epoch, Position, decoder};
 use crate::postgres::log::Snapshot;
+use crate::postgres::published::ResumePoint;
+#[cfg(fuzzing)]
+use crate::postgres::relay::checkpoint::Checkpoint;
 
-const MAGIC: &[u8; 4] = b"TGR\x03";
+const MAGIC: &[u8; 4] = b"TGR\x04";
 
 /// The changes that one node found in the log, for the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,8 @@ pub(crate) struct InvalidationBatch {
     pub(crate) schema: Option<i64>,
     /// The nonces of the sync requests that were received before the log was polled.
     pub(crate) answers: Vec<u64>,
+    /// From where the stream of changes of published tables can be continued with the snapshot `after`.
+    pub(crate) point: Option<ResumePoint>,
 }
 
 /// The positions of one poll of the log.
@@ -49,6 +54,8 @@ pub(crate) struct SyncRequest {
     pub(crate) nonce: u64,
     /// Whether a session waits for it.
     pub(crate) urgent: bool,
+    /// Whether its sender starts, and asks for a checkpoint too.
+    pub(crate) joins: bool,
 }
 
 impl InvalidationBatch {
@@ -69,6 +76,7 @@ impl InvalidationBatch {
             all: false,
             schema: None,
             answers: Vec::new(),
+            point: None,
         }
     }
 
@@ -123,6 +131,9 @@ pub(crate) fn fuzz(body: &[u8]) {
         assert!(!before.covers(&after) || before.covers(&before) && after.covers(&after));
     }
     decode::<SyncRequest>(&bytes);
+    if let Some(checkpoint) = decode::<Checkpoint>(&bytes) {
+        assert_eq!(decode(&encode(&checkpoint)).as_ref(), Some(&checkpoint));
+    }
 }
 
 #[cfg(test)]

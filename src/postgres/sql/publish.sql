@@ -169,8 +169,27 @@ begin
         where p.pubname = 'tidegate')
     then
         drop publication if exists tidegate;
+        perform tidegate.drop_slots();
     end if;
     return changed;
+end $$;
+
+-- Drops the replication slots of nodes that have stopped: with one, no server starts with wal_level = replica, and it retains
+-- write-ahead log. Nodes that run drop theirs.
+create or replace function tidegate.drop_slots() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    slot text;
+begin
+    for slot in select slot_name from pg_replication_slots
+        where slot_name like 'tidegate\_kept\_%' and database = current_database() and active_pid is null
+    loop
+        begin
+            perform pg_drop_replication_slot(slot);
+        exception when insufficient_privilege or object_in_use or undefined_object then
+            raise warning 'a replication slot of Tidegate is left: select pg_drop_replication_slot(%)', quote_literal(slot);
+        end;
+    end loop;
 end $$;
 
 -- Undoes `publish` for all tables.
@@ -189,6 +208,7 @@ begin
         perform tidegate.unpublish(root);
     end loop;
     drop publication if exists tidegate;
+    perform tidegate.drop_slots();
 end $$;
 
 -- Gives partitions that a DDL command has added to published tables what `publish` gives the others. Without a replica

@@ -96,6 +96,33 @@ impl Bus for Redis {
             self.run(&release).await.map(drop)
         })
     }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a [u8],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut set = cmd("SET");
+            let name = self.names().value(name);
+            let signed = self.seal().wrap(&name, value);
+            set.arg(&name).arg(&*signed).arg("PX").arg(millis(ttl));
+            self.run(&set).await.map(drop)
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            let mut get = cmd("GET");
+            let name = self.names().value(name);
+            match self.run(get.arg(&name)).await? {
+                Value::Nil => Ok(None),
+                Value::BulkString(signed) => Ok(self.seal().unwrap(&name, signed.into())),
+                other => Err(unexpected("GET", &other)),
+            }
+        })
+    }
 }
 
 /// The next message; `None` if the connection is lost or does not respond.

@@ -58,6 +58,10 @@ impl RedisNames {
         format!("{}:channel:{channel}", self.prefix)
     }
 
+    pub(super) fn value(&self, name: &str) -> String {
+        format!("{}:value:{name}", self.prefix)
+    }
+
     pub(super) fn leadership(&self, name: &str) -> String {
         format!("{}:leadership:{name}", self.prefix)
     }

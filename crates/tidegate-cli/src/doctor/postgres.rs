@@ -153,7 +153,7 @@ fn of_table(table: &TableStatus) -> Vec<Check> {
     [triggers].into_iter().chain(warnings).collect()
 }
 
-/// What bounds the write-ahead log that the server keeps for a node that hangs. A slot ends with its connection.
+/// What bounds the write-ahead log that the server keeps for a node that hangs and, with a limit, for one that has stopped.
 async fn of_retained(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     let query =
         "select current_setting('max_slot_wal_keep_size'), current_setting('wal_sender_timeout')";
@@ -164,10 +164,16 @@ async fn of_retained(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
                 .mend("set wal_sender_timeout or max_slot_wal_keep_size")
         }
         ("-1", _) => {
-            let found = format!("the stream of a node that hangs ends after {timeout}");
+            let found = format!(
+                "for {timeout} for a node that hangs, and none for nodes that have stopped: if they share a Redis, \
+                 set max_slot_wal_keep_size, so that the next one continues where they were"
+            );
             Check::good("retained WAL", found)
         }
-        _ => Check::good("retained WAL", format!("at most {most} for a node that hangs")),
+        _ => Check::good(
+            "retained WAL",
+            format!("at most {most} for nodes that hang or have stopped"),
+        ),
     })
 }
 

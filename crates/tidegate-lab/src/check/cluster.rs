@@ -59,6 +59,8 @@ impl Cluster {
             ("wal_level", "logical"),
             ("max_replication_slots", "20"),
             ("max_wal_senders", "20"),
+            // So that slots outlive the connections of relays.
+            ("max_slot_wal_keep_size", "1GB"),
         ];
         let primary = Postgres::start_with(&settings).await?;
         set_up(&primary, source).await?;

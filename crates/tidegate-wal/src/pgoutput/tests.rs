@@ -111,3 +111,24 @@ proptest! {
         }
     }
 }
+
+/// Where transactions begin and end, and what was written into the log.
+#[test]
+fn each_other_message_is_decoded() {
+    let position = |number: u64| number.to_be_bytes();
+    let begin = [b"B", &position(8)[..], &position(9), &7_u32.to_be_bytes()].concat();
+    assert_eq!(Message::decode(&begin).unwrap(), Message::Begin { commit: 8, xid: 7 });
+    let commit = [b"C\0", &position(8)[..], &position(9), &position(10)].concat();
+    assert_eq!(Message::decode(&commit).unwrap(), Message::Commit { end: 9 });
+    let written = [b"M\x01", &position(8)[..], b"who\0", &2_u32.to_be_bytes(), b"hi"].concat();
+    let (prefix, content) = ("who", &b"hi"[..]);
+    let expected = Message::Written { is_transactional: true, prefix, content };
+    assert_eq!(Message::decode(&written).unwrap(), expected);
+    for whole in [begin, commit, written] {
+        // The end of a commit is its time, which is not read.
+        let read = if whole[0] == b'C' { whole.len() - 8 } else { whole.len() };
+        for length in 0..read {
+            assert!(Message::decode(&whole[..length]).is_err(), "{length} of {whole:?}");
+        }
+    }
+}

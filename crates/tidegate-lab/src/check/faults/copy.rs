@@ -51,14 +51,15 @@ async fn copy(admin: &mut PgConnection) -> Result<(), Failure> {
     copied
 }
 
-/// Ends all connections to the database, and lets none begin. A replication slot, which no FORCE drops, ends a moment after
-/// its connection.
+/// Ends all connections to the database, and lets none begin. A replication slot that is in use, which no FORCE drops, is
+/// free a moment after its connection has ended.
 async fn close(admin: &mut PgConnection) -> Result<(), Failure> {
     run_sql(admin, &format!("alter database {NAME} with allow_connections false")).await?;
     let end =
         format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{NAME}'");
     run_sql(admin, &end).await?;
-    let left = format!("select count(*) from pg_replication_slots where database = '{NAME}'");
+    let left =
+        format!("select count(*) from pg_replication_slots where database = '{NAME}' and active");
     while sqlx::query_scalar::<_, i64>(AssertSqlSafe(left.clone())).fetch_one(&mut *admin).await?
         > 0
     {

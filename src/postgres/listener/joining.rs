@@ -1,0 +1,123 @@
+//! How a node that starts takes over what the relay knows.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::follower::Follower;
+use super::relay_state::RelayState;
+use crate::clock::{self, Moment};
+use crate::entry::Epoch;
+use crate::postgres::log::{Drained, LoadedLog};
+use crate::postgres::relay::checkpoint::Checkpoint;
+use crate::postgres::relay::message::{Positions, SyncRequest};
+use crate::postgres::relay::{RelayEvent, RelayRole};
+
+/// How long a node waits for a relay's checkpoint, and how often it asks for one meanwhile: the request may be sent before
+/// the subscription to the answer has begun.
+const JOIN_WITHIN: Duration = Duration::from_secs(3);
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a node has taken over.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) checkpoint: Checkpoint,
+    /// How current it is; `None` if nobody is there to tell.
+    pub(super) answer: Option<JoinAnswer>,
+}
+
+/// How current a checkpoint is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JoinAnswer {
+    /// Of the drain with which the relay answered, which the checkpoint contains.
+    at: Positions,
+    /// When the request was sent: the node knows every change that was visible then.
+    pub(super) sent: Moment,
+}
+
+impl Joined {
+    /// The log as this node would have loaded it, without the fences.
+    pub(super) fn over(&self, loaded: &LoadedLog) -> LoadedLog {
+        let known = self.checkpoint.floor();
+        let (floor, seen) = match self.answer {
+            Some(answer) => (known, answer.at.seen.max(known)),
+            // Marks show whether the schema was another one in the meantime.
+            None => (known.max(loaded.floor), known.max(loaded.floor)),
+        };
+        LoadedLog {
+            snapshot: self.checkpoint.snapshot(),
+            floor,
+            fences: Vec::new(),
+            seen,
+            ..*loaded
+        }
+    }
+}
+
+impl Follower {
+    /// Takes over what the relay knows; `None` if it does not respond in time. If this node itself is the relay, it takes
+    /// over what the last one has left.
+    pub(super) async fn join(&mut self, epoch: Epoch) -> Option<Joined> {
+        let joined = timeout(JOIN_WITHIN, self.ask_for_checkpoint(epoch)).await;
+        // Events were taken from the relay meanwhile.
+        self.relaying = RelayState::default();
+        self.sync_requests.clear();
+        joined.ok()?
+    }
+
+    async fn ask_for_checkpoint(&mut self, epoch: Epoch) -> Option<Joined> {
+        let (schema, relay) = (self.schema?, self.relay.as_mut()?);
+        let mut asked: Vec<(u64, Moment)> = Vec::new();
+        let mut ask = interval(ASK_EVERY);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let batch = tokio::select! {
+                event = relay.next() => match event {
+                    Some(RelayEvent::Batch(batch)) => Some(batch),
+                    _ => None,
+                },
+                _ = ask.tick() => None,
+            };
+            match relay.elected() {
+                RelayRole::Relay => {
+                    let checkpoint = relay.checkpoint().await?;
+                    let is_ours = checkpoint.is_of(epoch, schema);
+                    // Without a point, what has changed since is not known.
+                    return (is_ours && checkpoint.point.is_some())
+                        .then_some(Joined { checkpoint, answer: None });
+                }
+                RelayRole::Relayed
+                    if asked.last().is_none_or(|(_, sent)| sent.at.elapsed() >= ASK_EVERY) =>
+                {
+                    let nonce = fastrand::u64(..);
+                    asked.push((nonce, clock::moment()));
+                    relay.request_sync(SyncRequest { nonce, urgent: true, joins: true });
+                }
+                RelayRole::Relayed | RelayRole::Alone => {}
+            }
+            let Some(batch) = batch else { continue };
+            let answered = asked.iter().find(|(nonce, _)| batch.answers.contains(nonce));
+            let Some((_, sent)) = answered else { continue };
+            let checkpoint = relay.checkpoint().await?;
+            // An older one may be left if the relay could not store this one.
+            let is_complete = checkpoint.is_of(epoch, schema)
+                && batch.epoch() == epoch
+                && checkpoint.snapshot().covers(&batch.after());
+            let answer = Some(JoinAnswer { at: batch.at(), sent: *sent });
+            return is_complete.then_some(Joined { checkpoint, answer });
+        }
+    }
+
+    /// What a node may take over from this one, which is the relay, after a drain. `None` without published tables, whose
+    /// changes no log has: with a log, a node that starts reads that.
+    pub(super) fn checkpoint(&self, drained: &Drained) -> Option<Checkpoint> {
+        // After a change of the schema, other nodes may still store what they read before.
+        let is_settled = self.settles.is_none() && !self.unsettled && self.fingerprint.is_current();
+        let schema = self.schema.filter(|_| is_settled && self.published.is_running())?;
+        let read = (drained.epoch, &drained.snapshot);
+        let (floor, fences) = (self.recent.floor(), self.recent.fences());
+        let mut checkpoint = Checkpoint::new(read, schema, floor, fences);
+        checkpoint.point = self.published.point().cloned();
+        Some(checkpoint)
+    }
+}
