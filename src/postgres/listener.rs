@@ -286,6 +286,8 @@ impl Follower {
         let unexplained = self.wakeups.begin_look(excused);
         self.resume_notify(conn).await?;
         if self.read.is_some() && self.leaves_stream_to_relay() {
+            // The relay may have taken the slot over.
+            self.published.stop();
             self.rested = clock::now() + BUSY;
             self.beat = clock::now() + HEARTBEAT;
             return Ok(());

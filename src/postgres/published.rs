@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgListener;
 
 use super::database::Database;
-use super::deadline::within;
+use super::deadline::{is_late, within};
 use super::log::{self, ChangeDetail, DrainMode, Drained, LoadedLog, Snapshot};
 use crate::entry::Epoch;
 
@@ -175,7 +175,11 @@ impl PublishedStream {
             StreamStart::Soon => {
                 if let Err(error) = within(Box::pin(self.start_now(db, conn))).await {
                     self.stop();
-                    tracing::debug!(%error, "the stream of changes does not start at once");
+                    if is_late(&error) {
+                        tracing::debug!(%error, "the stream of changes does not start at once");
+                    } else {
+                        tracing::warn!(%error, "the stream of changes does not start");
+                    }
                 }
             }
             StreamStart::WithADrain => {}

@@ -10,6 +10,7 @@ mod discover;
 mod error;
 mod migration;
 mod schema;
+mod slots;
 mod source;
 mod status;
 mod table;
@@ -269,7 +270,11 @@ impl InstallStep<'_> {
             transaction.rollback().await?;
             return Err(error);
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        match self {
+            Self::DropAll => slots::drop_all(conn).await,
+            _ => Ok(()),
+        }
     }
 
     async fn work(self, conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -120,6 +120,53 @@ async fn changes_that_fire_no_trigger_are_seen() {
     }
 }
 
+/// The server's own workers apply what another server sends, and fire no statement trigger.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_a_subscription_applies_are_seen() {
+    let primary = primary().await;
+    let upstream = server(super::world::SETUP).await;
+    upstream.psql("create publication upstream for table users").await.unwrap();
+    let subscribe = format!(
+        "create subscription upstream connection 'host=127.0.0.1 port={} user=postgres' publication upstream
+            with (copy_data = false)",
+        upstream.port()
+    );
+    primary.psql(&subscribe).await.unwrap();
+    let node = Node::alone(&primary).await;
+    for name in ["one", "two"] {
+        node.warm(&["/users/1", "/users/2"]).await;
+        upstream.psql(&format!("update users set name = '{name}' where id = 1")).await.unwrap();
+        node.sees("/users/1", name).await;
+        let (_, status) = node.get("/users/2").await;
+        assert!(status.contains("hit"), "the other row has not changed: {status}");
+    }
+    primary.psql("drop subscription upstream").await.unwrap();
+}
+
+/// Large values and transactions pass through the stream, and other changes behind them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes a gigabyte of write-ahead log: scripts/deep"]
+async fn a_huge_value_and_a_huge_transaction_are_followed() {
+    let setup = "create table users (id int primary key, name text, body text);
+        insert into users select i, 'user ' || i from generate_series(1, 300000) i";
+    let primary = server(setup).await;
+    published().table("users").install(&mut connect(&primary).await).await.unwrap();
+    let node = Node::alone(&primary).await;
+    node.warm(&["/users/1"]).await;
+    let large = "update users set name = 'large', body = repeat('x', 100000000) where id = 1";
+    primary.psql(large).await.unwrap();
+    node.sees("/users/1", "large").await;
+    node.warm(&["/users/1"]).await;
+    primary.psql("update users set name = 'again' where id = 1").await.unwrap();
+    node.sees("/users/1", "again").await;
+    node.warm(&["/users/1", "/users/2"]).await;
+    primary.psql("update users set name = name || '!' where id > 1").await.unwrap();
+    node.sees("/users/2", "user 2!").await;
+    node.warm(&["/users/1", "/users/2"]).await;
+    primary.psql("update users set name = 'last' where id = 1").await.unwrap();
+    node.sees("/users/1", "last").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_sees_its_own_write() {
     let primary = primary().await;

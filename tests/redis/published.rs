@@ -142,6 +142,43 @@ async fn another_node_that_becomes_the_relay_continues_the_stream() {
     assert_eq!(world.kept_slots().await, "1");
 }
 
+/// A relay that hangs for a moment loses its leadership, and lives on. It must leave the slot to the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_replaced_while_it_lives_leaves_its_slot_to_the_next() {
+    let world = World::new(&KEEPS).await;
+    let (first, second) = (world.node().await, world.node().await);
+    world.is_led_by(&first).await;
+    eventually("it follows", async || second.listener.role() == RelayRole::Relayed).await;
+    world.store(&second, &[1, 2, 3]).await;
+    let names = "select string_agg(slot_name, ' ') from pg_replication_slots";
+    let slot = world.postgres.psql(names).await.unwrap();
+    let mut lease = Vec::new();
+    eventually("there is a leader", async || {
+        let mut keys = redis::cmd("KEYS");
+        lease = world.redis.run::<Vec<String>>(keys.arg("*:leadership:relay:*")).await.unwrap();
+        !lease.is_empty()
+    })
+    .await;
+    // Another node has the leadership for a moment. Who is the first to try after that gets it.
+    eventually("the second is the relay", async || {
+        if second.listener.role() != RelayRole::Relay {
+            let mut take = redis::cmd("SET");
+            world.redis.run::<()>(take.arg(&lease[0]).arg("0").arg("PX").arg(300)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        second.listener.role() == RelayRole::Relay
+    })
+    .await;
+    eventually("the first follows", async || first.listener.role() == RelayRole::Relayed).await;
+    world.set(&[2], 7).await;
+    for node in [&first, &second] {
+        eventually("it sees the change", async || ask(&node.app, "/2").await.0 == "7").await;
+        let (body, status) = ask(&node.app, "/1").await;
+        assert!(body == "0" && status.contains("hit"), "{status}");
+    }
+    assert_eq!(world.postgres.psql(names).await.unwrap(), slot);
+}
+
 /// As in a deployment that stops all nodes before it starts others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_when_all_have_stopped_knows_what_has_changed_since() {
@@ -223,6 +260,17 @@ async fn a_slot_does_not_keep_its_server_from_shutting_down() {
             && ask(&node.app, "/1").await.1.contains("hit")
     })
     .await;
+}
+
+/// With a slot that is left, no server starts with `wal_level = replica`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_goes_with_the_schema_although_a_node_runs() {
+    let world = World::new(&KEEPS).await;
+    let node = world.node().await;
+    world.is_led_by(&node).await;
+    let mut conn = sqlx::PgConnection::connect(&world.postgres.url()).await.unwrap();
+    Triggers::uninstall_all(&mut conn).await.unwrap();
+    assert_eq!(world.kept_slots().await, "0");
 }
 
 /// Nobody reads the slot any more, so it would retain the write-ahead log up to its limit.

@@ -16,7 +16,7 @@ use crate::postgres::relay::{RelayEvent, RelayRole};
 /// How long a node waits for a relay's checkpoint, and how often it asks for one meanwhile: the request may be sent before
 /// the subscription to the answer has begun.
 const JOIN_WITHIN: Duration = Duration::from_secs(3);
-const ASK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a node has taken over.
 #[derive(Debug)]
@@ -98,13 +98,15 @@ impl Follower {
             let Some(batch) = batch else { continue };
             let answered = asked.iter().find(|(nonce, _)| batch.answers.contains(nonce));
             let Some((_, sent)) = answered else { continue };
-            let checkpoint = relay.checkpoint().await?;
+            let Some(checkpoint) = relay.checkpoint().await else { continue };
             // An older one may be left if the relay could not store this one.
             let is_complete = checkpoint.is_of(epoch, schema)
                 && batch.epoch() == epoch
                 && checkpoint.snapshot().covers(&batch.after());
-            let answer = Some(JoinAnswer { at: batch.at(), sent: *sent });
-            return is_complete.then_some(Joined { checkpoint, answer });
+            if is_complete {
+                let answer = Some(JoinAnswer { at: batch.at(), sent: *sent });
+                return Some(Joined { checkpoint, answer });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::follower::Follower;
+use super::joining::ASK_EVERY;
 use super::relay_state::{RelayState, RelayStep, TakenRequests, next_of};
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant};
@@ -224,9 +225,13 @@ impl Follower {
             self.relaying.published = None;
             return;
         };
-        let is_due =
-            self.published.is_kept() && self.left.is_none_or(|left| left.elapsed() >= LEAVE_EVERY);
-        if (requests.joins || is_due)
+        let every = match (requests.joins, self.published.is_kept()) {
+            (true, _) => Some(ASK_EVERY),
+            (false, true) => Some(LEAVE_EVERY),
+            (false, false) => None,
+        };
+        let is_due = |every| self.left.is_none_or(|left| left.elapsed() >= every);
+        if every.is_some_and(is_due)
             && let Some(checkpoint) = self.checkpoint(drained)
         {
             relay.leave(checkpoint);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use tidegate_wal::{Stream, StreamError, kept_slot_name};
+use tidegate_wal::{Stream, kept_slot_name};
 
 use super::ResumePoint;
 use crate::clock::{self, Instant};
@@ -16,27 +16,28 @@ const KEEP_FOR: Duration = Duration::from_secs(15);
 /// How often to look for slots that nobody needs any more.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
 
-/// How often continuing may fail before the stream begins anew, which empties all caches.
-const ATTEMPTS: u8 = 3;
-
 /// Whether the server bounds what slots retain, so that one that nobody uses any more can't fill its disk. A stream that is a
 /// synchronous standby must not: it would confirm late, and never while a commit waits for it.
 const IS_ALLOWED: &str = r"
     select current_setting('max_slot_wal_keep_size') <> '-1'
         and current_setting('synchronous_standby_names') !~* '\*|tidegate'";
 
-/// Drops the slot $1, those that the server has given up, and all that nobody uses if there are more than two, or if they
-/// are not bounded: they are left by services that are gone, or that have lost their shared store. Returns whether someone
-/// still uses the slot $1.
+/// Drops the slots $1, those that the server has given up, and of those that nobody uses now nor did when $2 was read, all if
+/// there are more than two, or if they are not bounded: they are left by services that are gone, or that have lost their
+/// shared store. Returns which of $1 someone still uses, and which others nobody uses.
 const DROP_UNUSED: &str = r"
     with unused as (
-        select slot_name, wal_status, count(*) over () as many from pg_replication_slots
+        select slot_name::text as name, wal_status,
+            count(*) filter (where slot_name::text <> all ($1) and wal_status is distinct from 'lost') over () as many
+        from pg_replication_slots
         where slot_name like 'tidegate\_kept\_%' and database = current_database() and active_pid is null),
     dropped as (
-        select pg_drop_replication_slot(slot_name) from unused
-        where slot_name = $1 or wal_status = 'lost' or many > 2 or current_setting('max_slot_wal_keep_size') = '-1')
-    select exists (select from pg_replication_slots where slot_name = $1 and active_pid is not null)
-    from (select count(*) from dropped) d";
+        select name, pg_drop_replication_slot(name) from unused
+        where name = any ($1) or wal_status = 'lost'
+            or name = any ($2) and (many > 2 or current_setting('max_slot_wal_keep_size') = '-1'))
+    select array(select slot_name::text from pg_replication_slots
+            where slot_name::text = any ($1) and active_pid is not null),
+        array(select name from unused where name not in (select name from dropped))";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SlotKind {
@@ -56,13 +57,15 @@ pub(super) struct KeptStream {
     pub(super) slot: SlotKind,
     /// Where the stream was after the last drain.
     pub(super) point: Option<ResumePoint>,
-    /// A slot that nobody can continue any more.
-    unneeded: Option<String>,
+    /// Slots of this node that nobody can continue any more, or that may have been created.
+    unneeded: Vec<String>,
+    /// Slots that nobody used when this was last read.
+    unused: Vec<String>,
     /// The positions of earlier points, each with the time until which the slot keeps what follows.
     earlier: VecDeque<(Instant, u64)>,
-    /// How often continuing has failed in a row.
-    failed: u8,
     cleaned: Option<Instant>,
+    /// Nothing that was stored before is valid, so the first watermark tells nothing new.
+    pub(super) begins: bool,
 }
 
 impl KeptStream {
@@ -77,61 +80,64 @@ impl KeptStream {
         conn: &mut PgListener,
     ) -> Result<Option<String>, sqlx::Error> {
         self.forget();
-        drop_unused(conn, self.unneeded.take().as_deref()).await?;
+        self.unused.clear();
+        self.drop_unused(conn).await?;
+        if !self.is_allowed(conn).await? {
+            return Ok(None);
+        }
+        let name = kept_slot_name();
         // The server may create it though this node does not wait for it.
-        self.unneeded = self.is_allowed(conn).await?.then(kept_slot_name);
-        Ok(self.unneeded.clone())
+        self.unneeded.push(name.clone());
+        Ok(Some(name))
     }
 
     /// Notes that a stream has started.
-    pub(super) fn has_started(&mut self, is_kept: bool) {
-        self.unneeded = None;
-        self.slot = if is_kept { SlotKind::Kept } else { SlotKind::Temporary };
+    pub(super) fn has_started(&mut self, slot: SlotKind) {
+        self.slot = slot;
+        self.earlier.clear();
     }
 
     /// Notes that the stream can't be continued.
     pub(super) fn forget(&mut self) {
-        if let Some(point) = self.point.take() {
-            self.unneeded = Some(point.slot);
+        if let Some(point) = self.point.take()
+            && self.may
+        {
+            // Otherwise, the slot is another node's, or the next relay's.
+            self.unneeded.push(point.slot);
         }
-        (self.failed, self.cleaned) = (0, None);
         self.earlier.clear();
     }
 
-    /// Notes that the stream can't be continued. Returns whether to try again, since the slot is not lost.
-    pub(super) fn fail(&mut self, error: &sqlx::Error) -> bool {
-        let is_lost = match error {
-            sqlx::Error::Configuration(source) => {
-                matches!(source.downcast_ref(), Some(StreamError::SlotLost { .. }))
-            }
-            _ => false,
-        };
-        self.failed += 1;
-        let retries = !is_lost && self.failed < ATTEMPTS;
-        if !retries {
-            self.forget();
+    /// Notes where another node's stream was.
+    pub(super) fn pass(&mut self, point: Option<ResumePoint>) {
+        let slot = |point: &Option<ResumePoint>| point.as_ref().map(|point| point.slot.clone());
+        if slot(&point) != slot(&self.point) {
+            self.earlier.clear();
         }
-        retries
+        self.point = point;
     }
 
     pub(super) fn had_watermark(&mut self) {
         if self.slot == SlotKind::Resumed {
             self.slot = SlotKind::Kept;
         }
-        self.failed = 0;
     }
 
     /// Notes where the stream is, and lets the slot forget what no node needs any more.
     pub(super) fn reach(&mut self, stream: &Stream) {
-        self.point = stream.point().map(|point| ResumePoint {
+        let Some(point) = stream.point() else {
+            self.unneeded.extend(self.point.take().map(|point| point.slot));
+            return;
+        };
+        self.unneeded.retain(|name| *name != point.slot);
+        let position = point.position;
+        self.point = Some(ResumePoint {
             slot: point.slot.clone(),
-            position: point.position,
+            position,
             fingerprint: point.fingerprint.clone(),
         });
         let now = clock::now();
-        if let Some(ResumePoint { position, .. }) = self.point
-            && self.earlier.back().is_none_or(|(_, last)| *last < position)
-        {
+        if self.earlier.back().is_none_or(|(_, last)| *last < position) {
             self.earlier.push_back((now + KEEP_FOR, position));
         }
         while let Some((_, position)) = self.earlier.pop_front_if(|(until, _)| *until <= now) {
@@ -147,9 +153,9 @@ impl KeptStream {
         is_expected: bool,
     ) -> Result<bool, sqlx::Error> {
         if !is_expected {
-            self.forget();
-            if self.unneeded.is_some() && !drop_unused(conn, self.unneeded.as_deref()).await? {
-                self.unneeded = None;
+            self.unneeded.extend(self.point.take().map(|point| point.slot));
+            if !self.unneeded.is_empty() {
+                self.drop_unused(conn).await?;
             }
             return Ok(true);
         }
@@ -157,18 +163,24 @@ impl KeptStream {
             return Ok(true);
         }
         self.cleaned = Some(clock::now());
-        drop_unused(conn, None).await?;
+        self.drop_unused(conn).await?;
         Ok(self.slot == SlotKind::Temporary || self.is_allowed(conn).await?)
     }
-}
 
-/// Drops slots that nobody uses; returns whether someone uses this one. It is no error if the server refuses.
-async fn drop_unused(conn: &mut PgListener, slot: Option<&str>) -> Result<bool, sqlx::Error> {
-    match within(sqlx::query_scalar(DROP_UNUSED).bind(slot).fetch_one(conn)).await {
-        Err(error @ sqlx::Error::Database(_)) => {
-            tracing::debug!(%error, "can't drop an unused replication slot");
-            Ok(false)
+    /// Drops slots that nobody uses. It is no error if the server refuses.
+    async fn drop_unused(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        let query = sqlx::query_as::<_, (Vec<String>, Vec<String>)>(DROP_UNUSED);
+        let query = query.bind(&self.unneeded).bind(&self.unused);
+        match within(query.fetch_one(conn)).await {
+            Ok((used, unused)) => {
+                (self.unneeded, self.unused) = (used, unused);
+                Ok(())
+            }
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::debug!(%error, "can't drop an unused replication slot");
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        dropped => dropped,
     }
 }

@@ -9,6 +9,7 @@ use tidegate_wal::{
     Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, StreamPoint, TableChange,
     Watermark,
 };
+use tokio::time::sleep;
 
 use super::kept::{KeptStream, SlotKind};
 use super::{PublishedChanges, ResumePoint};
@@ -19,6 +20,16 @@ use crate::postgres::log::{MOST_KEYS, Snapshot};
 /// How long creating a slot may take. The server waits twice for the end of all transactions that are then writing, up to a
 /// minute for each; see [`Stream::start`].
 const START_WITHIN: Duration = Duration::from_secs(130);
+
+/// How long continuing a stream may take, and how often and with which pauses to try it: the server may have no connection
+/// left while the one before ends.
+const CONTINUE_WITHIN: Duration = Duration::from_secs(10);
+const ATTEMPTS: u32 = 3;
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How long until the server has delivered the first watermark of a stream that was continued: it reads again what it had
+/// read for the connection before.
+const CATCH_UP_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long until the server has delivered a watermark, which it does after all that was written before.
 const REACH_WITHIN: Duration = Duration::from_secs(30);
@@ -96,13 +107,12 @@ impl PublishedStream {
             stream.map_err(failed)
         });
         self.stream = Some(within_limit(START_WITHIN, Box::pin(start)).await?);
-        self.kept.has_started(name.is_some());
+        self.kept.has_started(if name.is_some() { SlotKind::Kept } else { SlotKind::Temporary });
         tracing::info!("reading changes of published tables from the write-ahead log");
         Ok(())
     }
 
-    /// Continues the stream from where the last drain was, if it can. If the slot is lost, or an attempt has failed for the
-    /// third time, the point is forgotten.
+    /// Continues the stream from where the last drain was. If it can't, it forgets that point, and returns `false`.
     pub(super) async fn resume(
         &mut self,
         db: &Database,
@@ -113,19 +123,27 @@ impl PublishedStream {
         if !self.kept.is_allowed(conn).await? {
             return Ok(false);
         }
-        match within_limit(START_WITHIN, Box::pin(resumed(db, conn, &point, read))).await {
-            Ok(stream) => {
-                (self.stream, self.seen) = (Some(stream), Some(read.clone()));
-                self.kept.slot = SlotKind::Resumed;
-                tracing::info!("continuing to read changes from the write-ahead log");
-                Ok(true)
-            }
-            Err(error) if self.kept.fail(&error) => Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "can't continue the stream of changes; starting another one");
-                Ok(false)
+        for attempt in 1.. {
+            let resumed = Box::pin(resumed(db, conn, &point, read));
+            match within_limit(CONTINUE_WITHIN, resumed).await {
+                Ok(stream) => {
+                    (self.stream, self.seen) = (Some(stream), Some(read.clone()));
+                    self.kept.has_started(SlotKind::Resumed);
+                    tracing::info!("continuing to read changes from the write-ahead log");
+                    break;
+                }
+                Err(error) if attempt < ATTEMPTS && may_pass(&error) => {
+                    tracing::debug!(%error, "can't continue the stream of changes yet");
+                    sleep(AGAIN).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "can't continue the stream of changes; starting another one");
+                    self.kept.forget();
+                    return Ok(false);
+                }
             }
         }
+        Ok(true)
     }
 
     /// Ends the stream. A slot that outlives the connection remains.
@@ -166,14 +184,15 @@ impl PublishedStream {
         self.kept.point.as_ref()
     }
 
-    /// Notes that the stream can't be continued.
+    /// Notes that nothing that was stored before is valid.
     pub(super) fn forget(&mut self) {
         self.kept.forget();
+        self.kept.begins = true;
     }
 
     /// Notes where another node's stream was after the drain that this node has applied.
     pub(crate) fn pass(&mut self, point: Option<ResumePoint>) {
-        self.kept.point = point;
+        self.kept.pass(point);
     }
 
     /// Notes where the stream is, once what its last watermark has shown is part of a drain.
@@ -205,7 +224,7 @@ impl PublishedStream {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.stream.is_some()
+        self.stream.is_some() && self.ended.is_none()
     }
 
     /// Whether a table was published when the log was last read.
@@ -234,12 +253,15 @@ impl PublishedStream {
             self.give_up(&error);
         }
         let Some(stream) = &mut self.stream else { return Ok(false) };
+        // If this is late, the connection for it is dead.
+        let announced = within(async { Ok(stream.announce((&mut *conn).acquire().await?).await) });
+        let announced = announced.await?;
         let reached = async {
-            stream.announce((&mut *conn).acquire().await.map_err(StreamError::Announce)?).await?;
+            announced?;
             stream.reach().await
         };
-        // The server reads again what it had read for the connection before.
-        let limit = if self.kept.slot == SlotKind::Resumed { START_WITHIN } else { REACH_WITHIN };
+        let limit =
+            if self.kept.slot == SlotKind::Resumed { CATCH_UP_WITHIN } else { REACH_WITHIN };
         let watermark = match within_limit(limit, async { Ok(reached.await) }).await {
             Ok(Ok(watermark)) => watermark,
             Ok(Err(StreamError::Announce(error))) => return Err(error),
@@ -255,11 +277,13 @@ impl PublishedStream {
         };
         self.kept.had_watermark();
         // If this is cancelled or fails below, what the watermark shows is lost, so anything may have changed.
-        let is_altered = watermark.is_altered;
-        self.are_columns_due |= is_altered || self.seen.is_none();
+        let is_first = self.seen.is_none();
+        // What a stream before would have noticed is unknown.
+        let is_altered = watermark.is_altered || is_first && !std::mem::take(&mut self.kept.begins);
+        self.are_columns_due |= is_altered || is_first;
         let all = PublishedChanges { all: true, is_altered, ..PublishedChanges::default() };
         let before = std::mem::replace(&mut self.unreported, all);
-        let shown = self.learn(conn, watermark).await?;
+        let shown = self.learn(conn, watermark, is_altered).await?;
         self.unreported = before.with(shown);
         Ok(true)
     }
@@ -268,8 +292,8 @@ impl PublishedStream {
         &mut self,
         conn: &mut PgListener,
         watermark: Watermark,
+        is_altered: bool,
     ) -> Result<PublishedChanges, sqlx::Error> {
-        let is_altered = watermark.is_altered;
         if self.are_columns_due
             && let Some(stream) = &self.stream
         {
@@ -333,6 +357,19 @@ fn keys(changes: &[Change]) -> (Vec<i64>, Vec<String>) {
 
 fn watching(options: &PgConnectOptions) -> Result<StreamOptions, StreamError> {
     Ok(StreamOptions::from_options(options)?.watching(COLUMNS_HASH))
+}
+
+/// Whether continuing the stream may succeed a little later.
+fn may_pass(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Configuration(source) = error else { return true };
+    match source.downcast_ref() {
+        Some(StreamError::Connection(_)) => true,
+        Some(StreamError::Server { code, .. }) => {
+            // Too many connections; not accepting any; the slot is in use.
+            ["53300", "57P03", "55006"].contains(&code.as_str())
+        }
+        _ => false,
+    }
 }
 
 /// Continues a stream from a point.
