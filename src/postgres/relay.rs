@@ -11,6 +11,9 @@
 //! its poll began: so a node knows, by its own clock, up to when it has all changes. Correctness depends neither on the
 //! election, nor on messages arriving once, in order or at all, nor on a shared clock: two relays at once publish
 //! everything twice, and without a relay each node polls the log itself.
+//!
+//! No log has the changes of published tables. For a node that starts, the relay leaves a [checkpoint](checkpoint::Checkpoint)
+//! in the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

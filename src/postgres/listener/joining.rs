@@ -38,12 +38,12 @@ pub(super) struct JoinAnswer {
 impl Joined {
     /// The log as this node would have loaded it, without the fences.
     pub(super) fn over(&self, loaded: &LoadedLog) -> LoadedLog {
-        let known = self.checkpoint.floor();
-        let (floor, seen) = match self.answer {
-            Some(answer) => (known, answer.at.seen.max(known)),
+        let floor = match self.answer {
+            Some(_) => self.checkpoint.floor(),
             // Marks show whether the schema was another one in the meantime.
-            None => (known.max(loaded.floor), known.max(loaded.floor)),
+            None => self.checkpoint.floor().max(loaded.floor),
         };
+        let seen = self.answer.map_or(floor, |answer| answer.at.seen.max(floor));
         LoadedLog {
             snapshot: self.checkpoint.snapshot(),
             floor,

@@ -22,8 +22,8 @@ use crate::postgres::relay::message::Positions;
 const MANY: u32 = 8;
 
 impl Follower {
-    /// Polls the log, and publishes the result in response to other nodes' sync requests. `from` is a
-    /// position seen on the primary before. Returns whether the log had changes, which should have caused a notification.
+    /// Polls the log, and publishes the result in response to other nodes' sync requests. `from` is a position seen on the
+    /// primary before. Returns whether the log had changes, which should have caused a notification.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,

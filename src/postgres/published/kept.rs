@@ -44,6 +44,7 @@ pub(super) enum SlotKind {
     /// The server drops it with the connection; or there is no stream.
     #[default]
     Temporary,
+    /// It outlives the connection.
     Kept,
     /// The slot was kept, and the stream was continued. There was no watermark since.
     Resumed,
@@ -57,14 +58,16 @@ pub(super) struct KeptStream {
     pub(super) slot: SlotKind,
     /// Where the stream was after the last drain.
     pub(super) point: Option<ResumePoint>,
-    /// Slots of this node that nobody can continue any more, or that may have been created.
+    /// Names of slots to drop once nobody uses them: nobody can continue them, or this node does not know whether the server
+    /// has created them.
     unneeded: Vec<String>,
-    /// Slots that nobody used when this was last read.
+    /// Names of slots that nobody used when this node last looked.
     unused: Vec<String>,
     /// The positions of earlier points, each with the time until which the slot keeps what follows.
     earlier: VecDeque<(Instant, u64)>,
+    /// When this node last looked.
     cleaned: Option<Instant>,
-    /// Nothing that was stored before is valid, so the first watermark tells nothing new.
+    /// This node has just raised its floor to the present, so what a first watermark does not know makes no difference.
     pub(super) begins: bool,
 }
 
@@ -97,12 +100,11 @@ impl KeptStream {
         self.earlier.clear();
     }
 
-    /// Notes that the stream can't be continued.
+    /// Notes that this node can't continue the stream. Only a relay gives the slot up: otherwise, the next relay may use it.
     pub(super) fn forget(&mut self) {
         if let Some(point) = self.point.take()
             && self.may
         {
-            // Otherwise, the slot is another node's, or the next relay's.
             self.unneeded.push(point.slot);
         }
         self.earlier.clear();
@@ -145,8 +147,8 @@ impl KeptStream {
         }
     }
 
-    /// Drops slots that nobody needs any more, at times, or the own one once no table is published. Returns whether the
-    /// stream may go on with its slot.
+    /// Once a minute, drops slots that nobody needs; without a published table, also this node's own. Returns whether the
+    /// stream may go on with its slot: the server's settings may have changed.
     pub(super) async fn clean_up(
         &mut self,
         conn: &mut PgListener,

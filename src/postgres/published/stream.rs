@@ -77,7 +77,6 @@ pub(crate) struct PublishedStream {
     /// A watermark is due, since it may show changes.
     is_due: bool,
     unreported: PublishedChanges,
-    /// Of the slot that outlives its connection.
     kept: KeptStream,
 }
 
