@@ -130,6 +130,11 @@ impl Postgres {
         self.port
     }
 
+    /// The id of the server's main process; `None` while it is stopped.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().and_then(|process| u32::try_from(process.id()).ok())
+    }
+
     /// The address, for a proxy in front of it.
     pub fn addr(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))

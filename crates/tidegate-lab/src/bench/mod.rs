@@ -7,6 +7,7 @@ mod connections;
 mod memory;
 mod misses;
 mod pgbench;
+mod processor;
 mod resident;
 mod scaling;
 mod spread;

@@ -14,12 +14,12 @@ use axum::routing::get;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
-use tidegate_testing::{Postgres, Scratch};
+use tidegate_testing::Postgres;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
-use super::pgbench::pgbench;
+use super::pgbench::Load;
 use super::spread::quantile;
 use crate::Failure;
 use crate::output::Output;
@@ -150,14 +150,11 @@ async fn load(postgres: &Postgres, seconds: u32, rate: u32) -> Result<f64, Failu
         sleep(Duration::from_secs(seconds.into())).await;
         return Ok(0.0);
     }
-    let scripts = Scratch::new()?;
-    let script = scripts.path().join("load.sql");
     let update = "update items set value = value + 1 where id = :id;";
-    std::fs::write(&script, format!("\\set id random(2, {ROWS})\n{update}\n"))?;
-    let (script, rate, seconds) =
-        (script.display().to_string(), rate.to_string(), seconds.to_string());
-    pgbench(postgres, &postgres.url(), &["-f", &script, "-c", "8", "-R", &rate, "-T", &seconds])
-        .await
+    let script = format!("\\set id random(2, {ROWS})\n{update}\n");
+    let (url, rate) = (postgres.url(), Some(rate.into()));
+    let load = Load { url: &url, script: &script, clients: 8, seconds, rate };
+    Ok(load.run(postgres).await?.rate)
 }
 
 /// Writes repeatedly, and measures how long any node serves the previous data, in milliseconds.

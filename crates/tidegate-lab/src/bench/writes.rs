@@ -1,18 +1,17 @@
 //! The cost for writers of recording changes: `pgbench` on tables that differ only in what records their changes.
 
 use std::fmt::{Display, Formatter};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use tidegate::{Cache, ChangeSource, DatabaseOptions, Listener, Memory, Triggers};
-use tidegate_testing::{Postgres, Scratch};
+use tidegate_testing::Postgres;
 use tokio::task::JoinHandle;
 
-use super::pgbench::pgbench;
-use super::spread::Spread;
+use super::pgbench::{Done, Load};
+use super::spread::{Spread, quantile};
 use crate::Failure;
 use crate::output::Output;
 
@@ -34,6 +33,9 @@ pub(crate) struct Options {
     /// Turn fsync off: commits do not wait for the disk, so the share of the triggers is larger
     #[arg(long)]
     no_fsync: bool,
+    /// Then also write at half the rate that the untriggered table has reached, and measure latencies
+    #[arg(long)]
+    half_rate: bool,
 }
 
 /// What records a table's changes.
@@ -64,6 +66,15 @@ struct Found {
 #[derive(Debug, Serialize)]
 struct Clients {
     clients: u32,
+    /// As fast as the clients can.
+    tables: Vec<Measured>,
+    at_half_rate: Option<HalfRate>,
+}
+
+#[derive(Debug, Serialize)]
+struct HalfRate {
+    /// The rate at which transactions are due: half of the median rate of the untriggered table.
+    due: f64,
     tables: Vec<Measured>,
 }
 
@@ -74,6 +85,12 @@ struct Measured {
     rate: Spread,
     /// The ratio to the rate of the untriggered table in the same round.
     ratio: Spread,
+    /// Processor time of all server processes per transaction, in microseconds.
+    processor_us: Option<Spread>,
+    p50_ms: Spread,
+    p99_ms: Spread,
+    /// The untriggered table's 99th percentile in the same round, divided by this table's.
+    p99_ratio: Spread,
 }
 
 pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Failure> {
@@ -94,7 +111,7 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
 
 struct Bench {
     postgres: Postgres,
-    scripts: Scratch,
+    rows: u32,
 }
 
 /// The listener to a table's changes during the writes. There is no other one, since every notification wakes all
@@ -121,47 +138,59 @@ impl Bench {
         let mut conn = PgConnection::connect(&published).await?;
         let source = ChangeSource::LogicalReplication;
         Triggers::new().source(source).table("published").install(&mut conn).await?;
-        let scripts = Scratch::new()?;
-        for table in TABLES {
-            std::fs::write(script(&scripts, table), update(table.name(), options.rows))?;
-        }
-        Ok(Self { postgres, scripts })
+        Ok(Self { postgres, rows: options.rows })
     }
 
     async fn measure(&self, clients: u32, options: &Options) -> Result<Clients, Failure> {
-        let mut rates = Vec::new();
+        let tables = self.rounds(clients, None, options).await?;
+        let mut at_half_rate = None;
+        if options.half_rate
+            && let Some(untriggered) = tables.first()
+        {
+            let due = untriggered.rate.median / 2.0;
+            at_half_rate =
+                Some(HalfRate { due, tables: self.rounds(clients, Some(due), options).await? });
+        }
+        Ok(Clients { clients, tables, at_half_rate })
+    }
+
+    async fn rounds(
+        &self,
+        clients: u32,
+        rate: Option<f64>,
+        options: &Options,
+    ) -> Result<Vec<Measured>, Failure> {
+        let mut rounds = Vec::new();
         for round in 0..options.rounds.max(1) {
             let mut order = TABLES;
             order.rotate_left(round % TABLES.len());
-            let mut of_round = [0.0; TABLES.len()];
+            let mut of_round = Vec::new();
             for table in order {
-                of_round[table as usize] = self.rate(table, clients, options.seconds).await?;
+                of_round.push(self.write(table, clients, rate, options.seconds).await?);
             }
-            rates.push(of_round);
+            of_round.rotate_right(round % TABLES.len());
+            rounds.push(of_round);
         }
-        let measured = TABLES.iter().filter_map(|&table| {
-            let rate = Spread::of(rates.iter().map(|of| of[table as usize]))?;
-            let ratio = Spread::of(rates.iter().map(|of| of[table as usize] / of[0]))?;
-            Some(Measured { table, rate, ratio })
-        });
-        Ok(Clients { clients, tables: measured.collect() })
+        let measured = TABLES.iter().enumerate();
+        Ok(measured.filter_map(|(at, &table)| Measured::of(table, at, &rounds)).collect())
     }
 
-    /// Runs the writes; returns transactions per second.
-    async fn rate(&self, table: Table, clients: u32, seconds: u32) -> Result<f64, Failure> {
+    async fn write(
+        &self,
+        table: Table,
+        clients: u32,
+        rate: Option<f64>,
+        seconds: u32,
+    ) -> Result<Done, Failure> {
         let url = self.url(table);
         let prepare = format!("vacuum analyze {}; checkpoint", table.name());
         self.postgres.psql_at(&url, &prepare).await?;
-        let (script, clients, seconds) = (
-            script(&self.scripts, table).display().to_string(),
-            clients.to_string(),
-            seconds.max(1).to_string(),
-        );
+        let script = update(table.name(), self.rows);
         let audience = self.audience(table).await?;
-        let options = ["-c", &clients, "-T", &seconds, "-f", &script];
-        let rate = pgbench(&self.postgres, &url, &options).await;
+        let load = Load { url: &url, script: &script, clients, seconds, rate };
+        let done = load.run(&self.postgres).await;
         audience.leave();
-        rate
+        done
     }
 
     fn url(&self, table: Table) -> String {
@@ -200,6 +229,27 @@ impl Audience {
     }
 }
 
+impl Measured {
+    /// Of one table, which is at this place of each round. The untriggered one is at the first.
+    fn of(table: Table, at: usize, rounds: &[Vec<Done>]) -> Option<Self> {
+        let spread = |value: &dyn Fn(&[Done]) -> f64| Spread::of(rounds.iter().map(|of| value(of)));
+        let millis = |done: &Done, per_mille| {
+            let sorted = &done.latencies;
+            if sorted.is_empty() { f64::NAN } else { f64::from(quantile(sorted, per_mille)) / 1e3 }
+        };
+        let processor: Option<Vec<f64>> = rounds.iter().map(|of| of[at].processor).collect();
+        Some(Self {
+            table,
+            rate: spread(&|of| of[at].rate)?,
+            ratio: spread(&|of| of[at].rate / of[0].rate)?,
+            processor_us: processor.and_then(Spread::of),
+            p50_ms: spread(&|of| millis(&of[at], 500))?,
+            p99_ms: spread(&|of| millis(&of[at], 990))?,
+            p99_ratio: spread(&|of| millis(&of[0], 990) / millis(&of[at], 990))?,
+        })
+    }
+}
+
 impl Table {
     fn name(self) -> &'static str {
         match self {
@@ -232,31 +282,60 @@ fn update(table: &str, rows: u32) -> String {
     )
 }
 
-fn script(scripts: &Scratch, table: Table) -> PathBuf {
-    scripts.path().join(format!("{}.sql", table.name()))
-}
-
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let (fsync, rows) = (if self.fsync { "on" } else { "off" }, self.rows);
         writeln!(
             f,
-            "transactions per second, each one UPDATE of one of {rows} rows; Postgres {}, fsync {fsync}",
+            "transactions per second, each one UPDATE of one of {rows} rows; Postgres {}, fsync {fsync};\n\
+             processor time of all server processes, and latency, per transaction",
             self.server
         )?;
         write!(
             f,
-            "{:>7}  {:<12} {:>8} {:>17}  {:>13} {:>13}",
-            "clients", "table", "median", "least to most", "of untriggered", ""
+            "{:>7}  {:<12} {:>8} {:>17} {:>14} {:>13} {:>7} {:>7} {:>7} {:>14}",
+            "clients",
+            "table",
+            "median",
+            "least to most",
+            "of untriggered",
+            "",
+            "µs",
+            "p50 ms",
+            "p99 ms",
+            "of untriggered"
         )?;
-        for Clients { clients, tables } in &self.clients {
-            for Measured { table, rate, ratio } in tables {
-                let table = table.name();
-                write!(f, "\n{clients:>7}  {table:<12} {:>8.0} ", rate.median)?;
-                write!(f, "{:>8.0} {:>8.0}  ", rate.min, rate.max)?;
-                write!(f, "{:>14.2} {:>6.2} {:>6.2}", ratio.median, ratio.min, ratio.max)?;
+        for of in &self.clients {
+            for measured in &of.tables {
+                write!(f, "\n{:>7}  {measured}", of.clients)?;
+            }
+            if let Some(HalfRate { due, tables }) = &of.at_half_rate {
+                write!(f, "\n         at {due:.0} a second:")?;
+                for measured in tables {
+                    write!(f, "\n{:>7}  {measured}", of.clients)?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+impl Display for Measured {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { table, rate, ratio, processor_us, p50_ms, p99_ms, p99_ratio } = self;
+        write!(
+            f,
+            "{:<12} {:>8.0} {:>8.0} {:>8.0} ",
+            table.name(),
+            rate.median,
+            rate.min,
+            rate.max
+        )?;
+        write!(f, "{:>14.2} {:>6.2} {:>6.2} ", ratio.median, ratio.min, ratio.max)?;
+        match processor_us {
+            Some(micros) => write!(f, "{:>7.0} ", micros.median)?,
+            None => write!(f, "{:>7} ", "-")?,
+        }
+        write!(f, "{:>7.2} {:>7.2} {:>14.2}", p50_ms.median, p99_ms.median, p99_ratio.median)
     }
 }
