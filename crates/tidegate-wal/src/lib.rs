@@ -35,6 +35,9 @@
 mod change;
 mod connection;
 mod error;
+#[cfg(feature = "__internals")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kept_slot;
 mod options;
 mod pending;
