@@ -92,8 +92,8 @@ pub use secret::SecretError;
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{
-    Bus, Found, FoundOrLease, Guard, Lease, LeaseToken, MemoryStatus, Store, StoreError,
-    StoreStatus, Tier, Tiered,
+    Bus, Found, FoundOrLease, Guard, IsOutdated, Lease, LeaseToken, MemoryStatus, Store,
+    StoreError, StoreStatus, Tier, Tiered,
 };
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisError, RedisInfo, RedisOptions};

@@ -17,6 +17,8 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(feature = "memory")]
+use std::sync::{TryLockError, TryLockResult};
 
 /// Takes a mutex.
 pub(crate) trait MutexExt<T> {
@@ -66,5 +68,51 @@ impl<T> RwLockExt<T> for RwLock<T> {
     #[inline]
     fn write_unpoisoned(&self) -> RwLockWriteGuard<'_, T> {
         self.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a lock if no other thread has it.
+#[cfg(feature = "memory")]
+pub(crate) trait TryLock {
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    fn try_lock_unpoisoned(&self) -> Option<Self::Guard<'_>>;
+}
+
+#[cfg(feature = "memory")]
+impl<T> TryLock for std::sync::Mutex<T> {
+    type Guard<'a>
+        = std::sync::MutexGuard<'a, T>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn try_lock_unpoisoned(&self) -> Option<Self::Guard<'_>> {
+        unless_taken(self.try_lock())
+    }
+}
+
+/// The lock for writing.
+#[cfg(feature = "memory")]
+impl<T> TryLock for RwLock<T> {
+    type Guard<'a>
+        = RwLockWriteGuard<'a, T>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn try_lock_unpoisoned(&self) -> Option<Self::Guard<'_>> {
+        unless_taken(self.try_write())
+    }
+}
+
+#[cfg(feature = "memory")]
+fn unless_taken<G>(tried: TryLockResult<G>) -> Option<G> {
+    match tried {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }

@@ -12,6 +12,7 @@ use super::hit_for_pass::HitForPass;
 use super::log::{AttachedLog, Log, LogError};
 use super::past::PastEpochs;
 use super::permit::Permits;
+use super::protocol::Verdict;
 use super::record::DatabaseId;
 use crate::clock;
 use crate::entry::{Epoch, Position, Tag};
@@ -95,12 +96,14 @@ impl Cache {
     }
 
     fn with_bounds(store: impl Store, fence_bytes: usize, loads: Option<usize>) -> Self {
-        let fences = Fences::new(fence_bytes);
+        let fences = Arc::new(Fences::new(fence_bytes));
         // The epoch of this process, until a log is attached. Each process draws its own, so none trusts another's entries.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
+        let of_store = fences.clone();
+        store.evict_first(Arc::new(move |entry| of_store.judge(entry) == Verdict::Fenced));
         let shared = CacheInner {
             store: Box::new(store),
-            fences: Arc::new(fences),
+            fences,
             flights: Flights::new(),
             permits: Permits::new(loads),
             counters: Counters::default(),

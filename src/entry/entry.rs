@@ -186,8 +186,9 @@ impl Entry {
     /// head or of a value, which the node keeps from the first hit on. (The node that stores a value writes the value's
     /// size into the entry. A node that decodes the value keeps it only if it is no larger than that.)
     pub fn weight(&self) -> usize {
-        // The entry, its reference counts and its slot in a table. `HEAD` is a decoded head without its fields.
-        const FIXED: usize = size_of::<Entry>() + 192;
+        // The entry, its reference counts, its slot in a table, and what is remembered of one that was evicted. `HEAD` is a
+        // decoded head without its fields.
+        const FIXED: usize = size_of::<Entry>() + 240;
         const HEAD: usize = 640;
         // A field takes about 35 bytes when encoded, and 170 in a map.
         const FIELDS: usize = 5;

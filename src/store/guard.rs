@@ -11,7 +11,8 @@ use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
 use super::{
-    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, get_then_lease,
+    Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, Store, StoreError, StoreStatus,
+    get_then_lease,
 };
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};
@@ -252,6 +253,10 @@ impl Store for Guard {
 
     fn is_shared(&self) -> bool {
         self.store.is_shared()
+    }
+
+    fn evict_first(&self, is_outdated: IsOutdated) {
+        self.store.evict_first(is_outdated);
     }
 
     fn status(&self) -> StoreStatus {

@@ -115,6 +115,14 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// Tells the store which entries to evict first: those that will never be valid again, though a policy may still allow
+    /// them to be served when a handler fails. [`Cache::new`](crate::Cache::new) calls this once. A store that bounds its size
+    /// should follow it; by default, a store does not. The function is quick and calls no store, so it may be called while a
+    /// lock is held.
+    fn evict_first(&self, is_outdated: IsOutdated) {
+        let _ = is_outdated;
+    }
+
     /// The state of the store, for monitoring.
     fn status(&self) -> StoreStatus {
         StoreStatus::default()
@@ -125,6 +133,9 @@ pub trait Store: Debug + Send + Sync + 'static {
         None
     }
 }
+
+/// Whether an entry will never be valid again.
+pub type IsOutdated = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
 
 /// An entry and the tier where it was found.
 #[derive(Clone, Debug)]

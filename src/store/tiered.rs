@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Bus, Found, FoundOrLease, Guard, Lease, LeaseToken, Store, StoreError, StoreStatus};
+use super::{
+    Bus, Found, FoundOrLease, Guard, IsOutdated, Lease, LeaseToken, Store, StoreError, StoreStatus,
+};
 use crate::entry::{Entry, EntryVersion, Key};
 
 /// A store in this process's memory in front of a store that nodes share.
@@ -148,6 +150,11 @@ impl Store for Tiered {
 
     fn is_shared(&self) -> bool {
         self.shared.is_shared()
+    }
+
+    fn evict_first(&self, is_outdated: IsOutdated) {
+        self.memory.evict_first(is_outdated.clone());
+        self.shared.evict_first(is_outdated);
     }
 
     fn status(&self) -> StoreStatus {

@@ -17,6 +17,7 @@ mod groups;
 mod http;
 mod hyper;
 mod layering;
+mod memory;
 mod no_vary_search;
 mod post;
 mod probes;
