@@ -23,6 +23,6 @@ pub(crate) enum Bench {
 pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failure> {
     match bench {
         Bench::Http(options) => http::run(options, output).await,
-        Bench::Hitrate(options) => hitrate::run(options, output).await,
+        Bench::Hitrate(options) => hitrate::run(&options, output),
     }
 }

@@ -1,23 +1,29 @@
 //! `tidegate bench hitrate`: the share of reads that the cache takes off the database, and the share of stale values.
 //!
 //! Accesses, with writes in between, are replayed through the cache itself at several memory sizes. For comparison, they
-//! are also replayed through two models: a plain LRU cache and the optimal cache. In both models, a write removes the
-//! row's entries, as row tags do. A TTL is a number of accesses, since a trace has no clock.
+//! are also replayed through models: of caches with well-known policies of eviction, and of the optimal cache. In all
+//! models, a write removes the row's entries, as row tags do. A TTL is a number of accesses, since a trace has no clock.
 
-mod bounds;
+mod models;
+mod optimal;
 mod replay;
 mod trace;
 
 use std::fmt::{Display, Formatter};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use serde::Serialize;
 
 use crate::Failure;
 use crate::output::Output;
 use crate::progress::Progress;
-use bounds::{lru, optimal};
+use models::{Lru, S3Fifo, Sieve, TinyLfu, hits};
+use optimal::optimal;
 use replay::{By, replay};
 use trace::{Trace, Writes};
 
@@ -67,6 +73,9 @@ struct Line {
     size_percent: f64,
     entries: usize,
     lru: f64,
+    s3_fifo: f64,
+    sieve: f64,
+    tiny_lfu: f64,
     optimal: f64,
     tags: Vec<Measured>,
 }
@@ -81,17 +90,22 @@ struct Measured {
     kept: u64,
 }
 
-pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Failure> {
-    let trace = load(&options)?;
-    let mut rows = Vec::new();
-    let progress = Progress::of("replays", (options.writes.len() * options.sizes.len()) as u64)?;
-    for &share in &options.writes {
-        let writes = Writes::draw(&trace, share, options.seed);
-        for &percent in &options.sizes {
-            rows.push(line((&trace, &writes), share, percent, options.ttl).await?);
-            progress.set(rows.len() as u64);
-        }
-    }
+pub(crate) fn run(options: &Options, output: Output) -> Result<ExitCode, Failure> {
+    let trace = load(options)?;
+    let writes =
+        options.writes.iter().map(|&share| (share, Writes::draw(&trace, share, options.seed)));
+    let writes: Vec<(f64, Writes)> = writes.collect();
+    let sizes = || options.sizes.iter();
+    let lines: Vec<_> =
+        writes.iter().flat_map(|drawn| sizes().map(move |&size| (drawn, size))).collect();
+    let (progress, replayed) = (Progress::of("replays", lines.len() as u64)?, AtomicUsize::new(0));
+    let rows = in_parallel(&lines, |&((share, writes), percent)| {
+        let line = line((&trace, writes), *share, percent, options.ttl);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let line = runtime.block_on(line)?;
+        progress.set(replayed.fetch_add(1, Ordering::Relaxed) as u64 + 1);
+        Ok(line)
+    })?;
     drop(progress);
     let is_sound = rows.iter().all(Line::is_sound);
     output.print(&Found {
@@ -103,6 +117,32 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
         rows,
     })?;
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
+}
+
+/// Does all the work, a part of it on each core. The results are in the order of the work.
+fn in_parallel<T: Sync, R: Send>(
+    work: &[T],
+    run: impl Fn(&T) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Failure> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let take = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(part) = work.get(at) else { break };
+            // The error itself may belong to its thread.
+            let result = run(part).map_err(|error| error.to_string());
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, NonZeroUsize::get) {
+            scope.spawn(take);
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    Ok(done.into_iter().map(|(_, result)| result).collect::<Result<_, _>>()?)
 }
 
 fn load(options: &Options) -> Result<Trace, Failure> {
@@ -140,7 +180,10 @@ async fn line(
         writes: share,
         size_percent: percent,
         entries,
-        lru: of_all(lru(trace, writes, entries)),
+        lru: of_all(hits(Lru::new(entries), trace, writes)),
+        s3_fifo: of_all(hits(S3Fifo::new(entries), trace, writes)),
+        sieve: of_all(hits(Sieve::new(entries), trace, writes)),
+        tiny_lfu: of_all(hits(TinyLfu::new(entries), trace, writes)),
         optimal: of_all(optimal(trace, writes, entries)),
         tags,
     })
@@ -164,15 +207,27 @@ impl Display for Found {
         )?;
         write!(
             f,
-            "{:>6} {:>6}  {:>7} {:>7}  {:>7} {:>7} {:>16}",
-            "writes", "size", "LRU", "best", "rows", "tables", "TTL alone"
+            "{:>6} {:>6}  {:>7} {:>7} {:>7} {:>7} {:>7}  {:>7} {:>7} {:>16}",
+            "writes",
+            "size",
+            "LRU",
+            "S3-FIFO",
+            "SIEVE",
+            "TinyLFU",
+            "best",
+            "rows",
+            "tables",
+            "TTL alone"
         )?;
         for line in &self.rows {
             let of = |name: &str| line.tags.iter().find(|measured| measured.by == name);
             let hits = |name: &str| of(name).map_or(0.0, |measured| measured.hits * 100.0);
             let stale = of("ttl").map_or(0.0, |measured| measured.stale * 100.0);
             write!(f, "\n{:>5}% {:>5}%", line.writes * 100.0, line.size_percent)?;
-            write!(f, "  {:>6.2}% {:>6.2}%", line.lru * 100.0, line.optimal * 100.0)?;
+            f.write_str(" ")?;
+            for share in [line.lru, line.s3_fifo, line.sieve, line.tiny_lfu, line.optimal] {
+                write!(f, " {:>6.2}%", share * 100.0)?;
+            }
             write!(f, "  {:>6.2}% {:>6.2}%", hits("row"), hits("table"))?;
             write!(f, " {:>6.2}% ({stale:.2}%)", hits("ttl"))?;
         }

@@ -149,7 +149,7 @@ async fn weight(by: By) -> Result<u64, Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::bounds::optimal;
+    use super::super::optimal::optimal;
     use super::*;
 
     #[tokio::test]

@@ -1,0 +1,55 @@
+//! SIEVE (Zhang et al., "SIEVE is simpler than LRU: an efficient turn-key eviction algorithm for web caches", NSDI 2024).
+
+use std::collections::HashSet;
+
+use super::{Model, Queue};
+
+pub(crate) struct Sieve {
+    size: usize,
+    kept: Queue,
+    /// Keys that were requested again since the hand passed them.
+    visited: HashSet<u32>,
+    /// The place in the queue from which to look for the next key to evict; otherwise, its beginning.
+    hand: Option<u64>,
+}
+
+impl Sieve {
+    pub(crate) fn new(size: usize) -> Self {
+        Self { size, kept: Queue::default(), visited: HashSet::new(), hand: None }
+    }
+
+    fn evict(&mut self) {
+        loop {
+            let from = self.hand.unwrap_or(0);
+            let at_hand = self.kept.keys.range(from..).next();
+            let Some((&place, &key)) = at_hand.or_else(|| self.kept.keys.first_key_value()) else {
+                return;
+            };
+            // Keys that come later are not next: after the newest key, the hand begins anew.
+            self.hand = self.kept.keys.range(place + 1..).next().map(|(place, _)| *place);
+            if !self.visited.remove(&key) {
+                self.kept.remove(key);
+                return;
+            }
+        }
+    }
+}
+
+impl Model for Sieve {
+    fn request(&mut self, key: u32) -> bool {
+        if self.kept.contains(key) {
+            self.visited.insert(key);
+            return true;
+        }
+        if self.kept.len() >= self.size {
+            self.evict();
+        }
+        self.kept.push(key);
+        false
+    }
+
+    fn remove(&mut self, key: u32) {
+        self.kept.remove(key);
+        self.visited.remove(&key);
+    }
+}
