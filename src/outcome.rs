@@ -1,6 +1,8 @@
 //! The outcome of a request: one value that feeds `Cache-Status`, counters and traces.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 
 use crate::store::Tier;
 
@@ -236,14 +238,39 @@ impl BypassReason {
 /// Counts of [`Outcome`]s and [`Event`]s since the cache was created; see [`Cache::counters`](crate::Cache::counters).
 #[derive(Debug)]
 pub struct Counters {
-    outcomes: [AtomicU64; 33],
+    /// Each thread counts in one of these, so that the cores that serve hits do not contend for one cache line.
+    stripes: Box<[Stripe]>,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Stripe {
+    outcomes: [AtomicU64; OUTCOMES],
     events: [AtomicU64; Event::ALL.len()],
+}
+
+/// The number of [`Outcome`]s.
+const OUTCOMES: usize = 33;
+
+/// The most stripes: more cores share some.
+const MOST_STRIPES: usize = 32;
+
+thread_local! {
+    /// The number of this thread, of those that have counted.
+    static THREAD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let outcomes = [const { AtomicU64::new(0) }; _];
-        Self { outcomes, events: Default::default() }
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        let stripe = |_| Stripe {
+            outcomes: [const { AtomicU64::new(0) }; _],
+            events: [const { AtomicU64::new(0) }; _],
+        };
+        Self { stripes: (0..cores.next_power_of_two().min(MOST_STRIPES)).map(stripe).collect() }
     }
 }
 
@@ -293,12 +320,12 @@ impl Event {
 impl Counters {
     /// The number of requests and lookups with this outcome.
     pub fn outcome(&self, outcome: Outcome) -> u64 {
-        self.outcomes[outcome.index()].load(Ordering::Relaxed)
+        self.sum(|stripe| &stripe.outcomes[outcome.index()])
     }
 
     /// The number of times that this event happened.
     pub fn event(&self, event: Event) -> u64 {
-        self.events[event as usize].load(Ordering::Relaxed)
+        self.sum(|stripe| &stripe.events[event as usize])
     }
 
     /// The hit ratio, from 0 to 1: hits (also stale and collapsed ones) as a share of all requests that did not bypass the
@@ -315,11 +342,21 @@ impl Counters {
     }
 
     pub(crate) fn count(&self, outcome: Outcome) {
-        self.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
+        self.stripe().outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn note(&self, event: Event) {
-        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+        self.stripe().events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// That of this thread. Once its thread-local value is gone, a thread counts in the first one.
+    fn stripe(&self) -> &Stripe {
+        let thread = THREAD.try_with(|thread| *thread).unwrap_or(0);
+        &self.stripes[thread & (self.stripes.len() - 1)]
+    }
+
+    fn sum(&self, counter: impl Fn(&Stripe) -> &AtomicU64) -> u64 {
+        self.stripes.iter().map(|stripe| counter(stripe).load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -331,11 +368,23 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_own_counter_and_token() {
-        let counters = Counters::default();
         let indexes: Vec<usize> = Outcome::all().map(Outcome::index).collect();
-        assert_eq!(indexes, (0..counters.outcomes.len()).collect::<Vec<_>>());
+        assert_eq!(indexes, (0..OUTCOMES).collect::<Vec<_>>());
         let tokens: HashSet<&str> = Outcome::all().map(Outcome::token).collect();
-        assert_eq!(tokens.len(), counters.outcomes.len());
+        assert_eq!(tokens.len(), OUTCOMES);
+    }
+
+    #[test]
+    fn what_several_threads_count_adds_up() {
+        let counters = Counters::default();
+        let hit = Outcome::Hit(Tier::Memory);
+        std::thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(|| (0..1000).for_each(|_| counters.count(hit)));
+                scope.spawn(|| counters.note(Event::Stored));
+            }
+        });
+        assert_eq!((counters.outcome(hit), counters.event(Event::Stored)), (5000, 5));
     }
 
     #[test]
