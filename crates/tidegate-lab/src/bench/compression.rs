@@ -1,11 +1,13 @@
-//! What it costs to compress entries in Redis, and what that saves.
+//! What entries in Redis cost by their size, compressed and not, beside bytes that are stored by hand.
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cmd;
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncCommands, cmd};
 use serde::Serialize;
 use tidegate::internals::entry;
 use tidegate::{Entry, Key, Redis, RedisOptions, Store};
@@ -22,7 +24,7 @@ pub(crate) struct Options {
     /// Sizes of the bodies, in bytes; separate several with commas
     #[arg(long, value_delimiter = ',', default_values_t = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20])]
     sizes: Vec<usize>,
-    /// Number of times that each body is stored and read, as it is and compressed in turn
+    /// Number of times that each body is stored and read, by hand, as it is, and compressed in turn
     #[arg(long, default_value_t = 200)]
     rounds: u32,
 }
@@ -38,6 +40,7 @@ struct Found {
 #[derive(Debug, Serialize)]
 struct Size {
     bytes: usize,
+    by_hand: Measured,
     plain: Measured,
     compressed: Measured,
 }
@@ -56,28 +59,29 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     let server = RedisServer::start().await?;
     let largest = options.sizes.iter().copied().max().ok_or("at least one size is needed")?;
     let redis = RedisOptions::new(server.url()).body_limit(largest).prefix("plain");
-    let stores = [
-        redis.clone().connect().await?,
-        redis.prefix("compressed").compress_from(1).connect().await?,
+    let client = redis::Client::open(server.url())?;
+    let mut ways = [
+        Way::ByHand(client.get_multiplexed_async_connection().await?),
+        Way::Stored(redis.clone().connect().await?),
+        Way::Stored(redis.prefix("compressed").compress_from(1).connect().await?),
     ];
     let mut sizes = Vec::new();
     for &bytes in &options.sizes {
         let body = json(bytes);
         let key = Key::new("compression").part(bytes.to_string()).finish();
         let entry = Arc::new(entry(&key, body.clone(), 100, LONG));
-        let mut times = [const { (Vec::new(), Vec::new()) }; 2];
-        for round in 0..options.rounds.max(1) {
-            // In turns, so that a slow moment of the machine slows both.
-            for at in [round % 2, (round + 1) % 2] {
-                let at = at as usize;
-                let (put, get) = (&mut times[at].0, &mut times[at].1);
-                put.push(store(&stores[at], &key, &entry).await?);
-                get.push(read(&stores[at], &key, body.len()).await?);
+        let mut times = [const { (Vec::new(), Vec::new()) }; 3];
+        for round in 0..options.rounds.max(1) as usize {
+            // In turns, so that a slow moment of the machine slows all.
+            for at in 0..ways.len() {
+                let at = (at + round) % ways.len();
+                times[at].0.push(ways[at].store(&key, &entry).await?);
+                times[at].1.push(ways[at].read(&key, body.len()).await?);
             }
         }
         let names = server.run::<Vec<String>>(cmd("KEYS").arg("*")).await?;
         let mut measured = Vec::new();
-        for (prefix, (put, get)) in ["plain", "compressed"].into_iter().zip(times) {
+        for (prefix, (put, get)) in [BY_HAND, "plain", "compressed"].into_iter().zip(times) {
             let is_it = |name: &&String| name.starts_with(prefix);
             let name = names.iter().find(is_it).ok_or("nothing was stored")?;
             let stored = server.run(cmd("STRLEN").arg(name)).await?;
@@ -87,28 +91,56 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
             measured.push(Measured { put, get, stored });
         }
         server.run::<redis::Value>(&cmd("FLUSHALL")).await?;
-        let [plain, compressed] = <[_; 2]>::try_from(measured).map_err(|_| "two are measured")?;
-        sizes.push(Size { bytes, plain, compressed });
+        let [by_hand, plain, compressed] =
+            <[_; 3]>::try_from(measured).map_err(|_| "three are measured")?;
+        sizes.push(Size { bytes, by_hand, plain, compressed });
     }
     output.print(&Found { bench: "compression", rounds: options.rounds, sizes })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn store(redis: &Redis, key: &Key, entry: &Arc<Entry>) -> Result<f64, Failure> {
-    let began = Instant::now();
-    if let Some(rest) = redis.put(key, entry) {
-        rest.await?;
-    }
-    Ok(began.elapsed().as_secs_f64() * 1e6)
+/// How a body is stored.
+enum Way {
+    /// As one writes it without a cache: SET and GET of the body alone.
+    ByHand(MultiplexedConnection),
+    /// As an entry.
+    Stored(Redis),
 }
 
-async fn read(redis: &Redis, key: &Key, length: usize) -> Result<f64, Failure> {
-    let began = Instant::now();
-    let found = redis.get(key).await?;
-    let took = began.elapsed();
-    match found.is_some_and(|found| found.entry.body().len() == length) {
-        true => Ok(took.as_secs_f64() * 1e6),
-        false => Err("the entry is not there".into()),
+/// The name of the body that is stored by hand.
+const BY_HAND: &str = "by-hand";
+
+impl Way {
+    /// Returns how long it took, in microseconds.
+    async fn store(&mut self, key: &Key, entry: &Arc<Entry>) -> Result<f64, Failure> {
+        let began = Instant::now();
+        match self {
+            Self::ByHand(connection) => {
+                connection.set_ex::<_, _, ()>(BY_HAND, &entry.body()[..], LONG.as_secs()).await?;
+            }
+            Self::Stored(redis) => {
+                if let Some(rest) = redis.put(key, entry) {
+                    rest.await?;
+                }
+            }
+        }
+        Ok(began.elapsed().as_secs_f64() * 1e6)
+    }
+
+    /// Returns how long it took, in microseconds.
+    async fn read(&mut self, key: &Key, length: usize) -> Result<f64, Failure> {
+        let began = Instant::now();
+        let body = match self {
+            Self::ByHand(connection) => {
+                Some(Bytes::from(connection.get::<_, Vec<u8>>(BY_HAND).await?))
+            }
+            Self::Stored(redis) => redis.get(key).await?.map(|found| found.entry.body().clone()),
+        };
+        let took = began.elapsed();
+        match body.is_some_and(|body| body.len() == length) {
+            true => Ok(took.as_secs_f64() * 1e6),
+            false => Err("the body is not there".into()),
+        }
     }
 }
 
@@ -139,18 +171,31 @@ fn json(bytes: usize) -> String {
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "bodies of JSON in Redis on loopback, {} rounds; medians", self.rounds)?;
-        writeln!(f, "{:>8} {:>26} {:>19} {:>19}", "", "bytes in Redis", "write, µs", "read, µs")?;
+        writeln!(f, "{:>8} {:>26} {:>29} {:>29}", "", "bytes in Redis", "write, µs", "read, µs")?;
         write!(
             f,
-            "{:>8} {:>9} {:>9} {:>6} {:>9} {:>9} {:>9} {:>9}  read gains below",
-            "body", "as it is", "zstd", "", "as it is", "zstd", "as it is", "zstd"
+            "{:>8} {:>9} {:>9} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  zstd reads gain below",
+            "body",
+            "as it is",
+            "zstd",
+            "",
+            "by hand",
+            "as it is",
+            "zstd",
+            "by hand",
+            "as it is",
+            "zstd"
         )?;
-        for Size { bytes, plain, compressed } in &self.sizes {
+        for Size { bytes, by_hand, plain, compressed } in &self.sizes {
             let longer = compressed.get.median - plain.get.median;
             let percent = 100 * compressed.stored / plain.stored.max(1);
             write!(f, "\n{bytes:>8} {:>9} {:>9} {percent:>5}%", plain.stored, compressed.stored)?;
-            write!(f, " {:>9.0} {:>9.0}", plain.put.median, compressed.put.median)?;
-            write!(f, " {:>9.0} {:>9.0}", plain.get.median, compressed.get.median)?;
+            for Measured { put, .. } in [by_hand, plain, compressed] {
+                write!(f, " {:>9.0}", put.median)?;
+            }
+            for Measured { get, .. } in [by_hand, plain, compressed] {
+                write!(f, " {:>9.0}", get.median)?;
+            }
             match longer > 0.0 {
                 // Bytes per microsecond are megabytes per second.
                 true => write!(f, "  {:>6.0} MB/s", saved(plain, compressed) / longer)?,

@@ -34,7 +34,7 @@ pub(crate) enum Bench {
     Staleness(staleness::Options),
     /// Measure the write throughput of tables with and without triggers
     Writes(writes::Options),
-    /// Measure the time of a hit with growing numbers of keys, tags and bytes
+    /// Measure the time of a hit with growing numbers of keys, tags, bytes and threads
     Scaling(scaling::Options),
     /// Hold many connections open, and measure the memory of each
     Connections(connections::Options),

@@ -1,7 +1,9 @@
-//! The time of a hit as the number of keys, tags or bytes grows.
+//! The time of a hit as the number of keys, tags, bytes or threads grows.
 
 use std::fmt::{Display, Formatter};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,6 +12,7 @@ use axum::extract::Request;
 use axum::routing::get;
 use serde::Serialize;
 use tidegate::{Cache, CacheLayer, Key, Memory, Policy, PolicyError, ValuePolicy};
+use tokio::runtime::Builder;
 use tokio::time::Instant;
 use tower::Service;
 
@@ -78,8 +81,12 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     }
     // First, while the process is small.
     let bound = bound(options.capacity << 20).await?;
-    let curves =
-        vec![by_keys(&options).await?, by_tags(&options).await?, by_bytes(&options).await?];
+    let curves = vec![
+        by_keys(&options).await?,
+        by_tags(&options).await?,
+        by_bytes(&options).await?,
+        by_threads(&options).await?,
+    ];
     let is_within = bound.counted <= bound.capacity;
     output.print(&Found { bench: "scaling", seed: options.seed, curves, bound })?;
     Ok(if is_within { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
@@ -132,6 +139,45 @@ async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
         points.push(Point { at: size as u64, nanos });
     }
     Ok(Curve { by: "bytes", points })
+}
+
+/// By the number of threads, up to that of cores, which all request the same key.
+async fn by_threads(options: &Options) -> Result<Curve, Failure> {
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    let cache = Cache::new(Memory::new(ROOM));
+    fill(&cache, 1, &policy(1)?).await?;
+    let (mut points, mut count) = (Vec::new(), 1);
+    while count <= cores {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            std::thread::scope(|scope| {
+                let threads =
+                    (0..count).map(|_| scope.spawn(|| hits_of_thread(&cache, options.hits)));
+                // All have to begin before the first is waited for.
+                let threads: Vec<_> = threads.collect();
+                threads.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|_| Err("a thread has panicked".to_owned()))
+                })
+            })?;
+            rounds.push(each(start, options.hits));
+        }
+        points.push(Point { at: count as u64, nanos: Spread::of(rounds).ok_or("no rounds")? });
+        count *= 2;
+    }
+    Ok(Curve { by: "threads", points })
+}
+
+fn hits_of_thread(cache: &Cache, hits: u64) -> Result<(), String> {
+    let runtime = Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+    let policy = policy(1).map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        for _ in 0..hits {
+            let found = cache.get_or_load(&key(0), &policy, async || Err::<u64, _>(())).await;
+            found.map_err(|()| "an entry is gone".to_owned())?;
+        }
+        Ok(())
+    })
 }
 
 /// Sends a request and returns whether it was a hit; the response must have `size` bytes.
@@ -210,7 +256,7 @@ impl Display for Found {
         writeln!(f, "nanoseconds of a hit in memory, median of {ROUNDS} rounds (least to most)")?;
         for Curve { by, points } in &self.curves {
             for Point { at, nanos } in points {
-                write!(f, "{at:>10} {by:<6} {:>9.0}", nanos.median)?;
+                write!(f, "{at:>10} {by:<7} {:>9.0}", nanos.median)?;
                 writeln!(f, " ({:.0} to {:.0})", nanos.min, nanos.max)?;
             }
         }
