@@ -21,7 +21,7 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Json<HistoryReport>
 /// Begins to sample, unless that has begun. It ends with the page's router.
 pub(super) fn sample(admin: &Arc<Admin>) {
     let has_runtime = tokio::runtime::Handle::try_current().is_ok();
-    if !has_runtime || admin.is_sampled.swap(true, Ordering::Relaxed) {
+    if !has_runtime || admin.is_sampling.swap(true, Ordering::Relaxed) {
         return;
     }
     let admin = Arc::downgrade(admin);

@@ -54,7 +54,7 @@ pub struct Admin {
     pub(super) started: Instant,
     pub(super) history: TrafficHistory,
     /// Whether a task samples the traffic.
-    pub(super) is_sampled: AtomicBool,
+    pub(super) is_sampling: AtomicBool,
 }
 
 impl Admin {
@@ -71,7 +71,7 @@ impl Admin {
             written: std::sync::OnceLock::new(),
             started: clock::now(),
             history: TrafficHistory::default(),
-            is_sampled: AtomicBool::new(false),
+            is_sampling: AtomicBool::new(false),
         };
         admin.layer(layer)
     }

@@ -74,7 +74,7 @@ pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<
     let mut rest = path.strip_prefix('/');
     for wanted in pattern.strip_prefix('/')?.split('/') {
         let here = rest?;
-        let (segment, next) = cut(here);
+        let (segment, next) = split_segment(here);
         rest = next;
         let Some((before, wanted, after)) = split(wanted) else { continue };
         if let Some(wildcard) = wanted.strip_prefix('*') {
@@ -149,7 +149,7 @@ fn decode(value: &str) -> Option<Cow<'_, str>> {
 }
 
 /// The first segment of a path, and the rest if there is one.
-fn cut(path: &str) -> (&str, Option<&str>) {
+fn split_segment(path: &str) -> (&str, Option<&str>) {
     split_once(path, b'/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
