@@ -155,7 +155,7 @@ impl Store for Memory {
         }
         if self.tuner.is_sampled(hash) {
             match self.is_outdated(&entry) {
-                true => self.tuner.note_removed(hash),
+                true => self.tuner.note_outdated(hash),
                 false => self.tuner.note_hit(hash, weight),
             }
         }

@@ -7,31 +7,42 @@ use crate::pgoutput::{Message, RowMessage};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 
-/// The length that stands for a watermark.
+/// The length that stands for a watermark; the byte after it says how many transactions it sees more than the one before.
 const WATERMARK: u16 = u16::MAX;
 
 /// A stream of messages, each after its length, with watermarks between them. Each transaction that was delivered and has
-/// changed a table must be part of a watermark that sees it, and of no other.
+/// changed a table must be part of the first watermark that sees it, and of no other.
 pub fn stream(data: &[u8]) {
+    let mut end = FIRST;
     let Some(mut state) = start() else { return };
     let mut rest = data;
-    let (mut open, mut delivered, mut seen) = (None, BTreeSet::new(), BTreeSet::new());
+    let (mut open, mut begun) = (None, BTreeSet::new());
+    let (mut delivered, mut seen) = (BTreeSet::new(), BTreeSet::new());
     while let Some((length, after)) = rest.split_first_chunk() {
         let length = u16::from_be_bytes(*length);
         if length == WATERMARK {
+            let Some((more, after)) = after.split_first() else { break };
             rest = after;
-            let at = state.newest.clone();
-            see(&mut state, &at, &mut seen);
+            end += u64::from(*more);
+            see(&mut state, end, &mut seen);
             continue;
         }
         let (bytes, after) = after.split_at(after.len().min(length.into()));
         rest = after;
-        let Ok(message) = Message::decode(bytes) else { return };
+        // What follows an invalid message is not read.
+        let Ok(message) = Message::decode(bytes) else { break };
         if state.note(&message).is_err() {
-            return;
+            break;
         }
         match message {
-            Message::Begin { xid, .. } => open = Some((state.newest.widen(xid), false)),
+            Message::Begin { xid, .. } => {
+                let xid = state.newest.widen(xid);
+                // A server uses each number once.
+                if !begun.insert(xid) {
+                    return;
+                }
+                open = Some((xid, false));
+            }
             Message::Row(row) => {
                 open = open.map(|(xid, changes)| (xid, changes || is_change(&row)));
             }
@@ -41,24 +52,31 @@ pub fn stream(data: &[u8]) {
             Message::Written { .. } => {}
         }
     }
-    let Ok(all) = format!("{0}:{0}:", u64::MAX).parse() else { return };
-    see(&mut state, &all, &mut seen);
-    delivered.remove(&u64::MAX);
+    see(&mut state, u64::MAX, &mut seen);
     assert_eq!(delivered, seen);
 }
 
-/// The last 32 bits of a transaction's number are near the end of the first of its epochs.
+/// The end of the first snapshot: just before the last 32 bits of transactions' numbers begin anew.
+const FIRST: u64 = (1 << 32) - 6;
+
+fn snapshot(end: u64) -> Option<Snapshot> {
+    format!("{end}:{end}:").parse().ok()
+}
+
 fn start() -> Option<State> {
-    let mut state = State::new("4294967000:4294967290:4294967001".parse().ok()?);
+    let mut state = State::new(snapshot(FIRST)?);
     state.key_by(KeyColumns::default().with(1, "id", "id").with(1, "name", "name"));
     Some(state)
 }
 
-fn see(state: &mut State, snapshot: &Snapshot, seen: &mut BTreeSet<u64>) {
-    for change in state.pending.see(snapshot).changes {
-        assert!(snapshot.sees(change.xid), "a watermark contains what its snapshot does not see");
-        seen.insert(change.xid);
-    }
+fn see(state: &mut State, end: u64, seen: &mut BTreeSet<u64>) {
+    let Some(snapshot) = snapshot(end) else { return };
+    let changes = state.pending.see(&snapshot).changes;
+    let xids: BTreeSet<u64> = changes.iter().map(|change| change.xid).collect();
+    assert!(xids.iter().all(|xid| snapshot.sees(*xid)), "a watermark has what it does not see");
+    assert!(xids.is_disjoint(seen), "a second watermark has the same transaction");
+    seen.extend(xids);
+    state.newest = snapshot;
 }
 
 fn is_change(row: &RowMessage<'_>) -> bool {

@@ -64,8 +64,8 @@ const NONE: usize = usize::MAX;
 /// counter.
 const MOST_USES: u8 = 3;
 
-/// Under LRU, an entry that is requested moves only if at least this fraction of the shard's entries were stored since it
-/// last moved, and at least one. To move it at each request would need the exclusive lock.
+/// Under LRU, an entry that is requested moves only if at least a sixteenth as many entries as the shard holds were stored
+/// since it last moved, and at least one. To move it at each request would need the exclusive lock.
 const SLACK: usize = 16;
 
 /// At how many entries to look for an outdated one before another one is evicted, and at how many for one new entry, which
@@ -73,8 +73,8 @@ const SLACK: usize = 16;
 const LOOKS: usize = 8;
 const MOST_LOOKS: usize = 64;
 
-/// How many entries that were requested one eviction moves: then it evicts the next one in any case. A shard may hold many,
-/// and requests wait for its lock.
+/// How many entries that were requested are moved to make room for one new entry: then the next ones are evicted in any
+/// case. A shard may hold many, and requests wait for its lock.
 const MOST_MOVES: usize = 256;
 
 /// An entry that was looked up.
@@ -174,18 +174,21 @@ impl<K, V> Shard<K, V> {
             let old =
                 (std::mem::replace(&mut slot.key, key), std::mem::replace(&mut slot.value, value));
             discarded.push(old);
-            let before = std::mem::replace(&mut slot.weight, weight);
             // One lookup of an entry that can't be served may have counted several times.
             let uses = slot.uses.get_mut();
             *uses = (*uses).min(1);
             let is_small = slot.is_small;
-            let queue = self.queue(is_small);
-            queue.weight = queue.weight - before + weight;
-            if rules == EvictionRules::Lru || weight > before {
-                // Otherwise, making room for it might evict it.
-                self.place(at, is_small);
+            if rules == EvictionRules::Lru || weight > slot.weight {
+                // While it is in no queue, it is not evicted to make room for itself.
+                self.unlink(at);
+                self.slots[at].weight = weight;
+                self.make_room(weight, rules, is_outdated, &mut discarded);
+                self.append(at, is_small);
+            } else {
+                let before = std::mem::replace(&mut slot.weight, weight);
+                let queue = self.queue(is_small);
+                queue.weight = queue.weight - before + weight;
             }
-            self.make_room(0, rules, is_outdated, &mut discarded);
             return discarded;
         }
         self.make_room(weight, rules, is_outdated, &mut discarded);
@@ -241,10 +244,11 @@ impl<K, V> Shard<K, V> {
         is_outdated: impl Fn(&V) -> bool,
         discarded: &mut Discarded<K, V>,
     ) {
-        let mut looks = MOST_LOOKS;
+        let (mut looks, mut moves) = (MOST_LOOKS, MOST_MOVES);
         while self.weight() + weight > self.capacity
-            && let Some(evicted) =
-                self.evict_outdated(&mut looks, &is_outdated).or_else(|| self.evict(rules))
+            && let Some(evicted) = self
+                .evict_outdated(&mut looks, &is_outdated)
+                .or_else(|| self.evict(rules, &mut moves))
         {
             discarded.push(evicted);
         }
@@ -272,33 +276,33 @@ impl<K, V> Shard<K, V> {
         None
     }
 
-    fn evict(&mut self, rules: EvictionRules) -> Option<(K, V)> {
+    /// `moves` is how many entries that were requested may be moved meanwhile.
+    fn evict(&mut self, rules: EvictionRules, moves: &mut usize) -> Option<(K, V)> {
         match rules {
-            EvictionRules::Lru => self.evict_least_recent(),
+            EvictionRules::Lru => self.evict_least_recent(moves),
             EvictionRules::S3Fifo { small_percent, promote_after } => {
                 let share = |percent| self.capacity.saturating_mul(percent) / 100;
                 let (most_small, most_main) = (share(small_percent), share(100 - small_percent));
                 if self.small.weight >= most_small || self.main.oldest == NONE {
-                    self.evict_small(promote_after, most_main)
+                    self.evict_small(promote_after, most_main, moves)
                 } else {
-                    self.evict_main()
+                    self.evict_main(moves)
                 }
             }
         }
     }
 
-    fn evict_least_recent(&mut self) -> Option<(K, V)> {
-        let mut moves = 0;
+    fn evict_least_recent(&mut self, moves: &mut usize) -> Option<(K, V)> {
         loop {
             let placed = |at| self.slots.get(at).map_or(u64::MAX, |slot: &Slot<K, V>| slot.placed);
             let (small, main) = (self.small.oldest, self.main.oldest);
             let at = if placed(small) <= placed(main) { small } else { main };
             let slot = self.slots.get_mut(at)?;
             // While other rules were in force, a request did not move it.
-            if std::mem::take(slot.uses.get_mut()) == 0 || moves == MOST_MOVES {
+            if std::mem::take(slot.uses.get_mut()) == 0 || *moves == 0 {
                 return Some(self.evict_remembering(at));
             }
-            moves += 1;
+            *moves -= 1;
             let is_small = slot.is_small;
             self.place(at, is_small);
         }
@@ -306,35 +310,38 @@ impl<K, V> Shard<K, V> {
 
     /// Evicts the oldest entry of the small queue that was not requested often enough, and moves those before it to the main
     /// queue.
-    fn evict_small(&mut self, promote_after: u8, most_main: u64) -> Option<(K, V)> {
-        let mut moves = 0;
+    fn evict_small(
+        &mut self,
+        promote_after: u8,
+        most_main: u64,
+        moves: &mut usize,
+    ) -> Option<(K, V)> {
         while let Some(slot) = self.slots.get_mut(self.small.oldest) {
             let at = self.small.oldest;
-            if *slot.uses.get_mut() < promote_after || moves == MOST_MOVES {
+            if *slot.uses.get_mut() < promote_after || *moves == 0 {
                 return Some(self.evict_remembering(at));
             }
-            moves += 1;
+            *moves -= 1;
             *slot.uses.get_mut() = 0;
             self.place(at, false);
             if self.main.weight > most_main {
                 break;
             }
         }
-        self.evict_main()
+        self.evict_main(moves)
     }
 
     /// Evicts the oldest entry of the main queue that was requested least.
-    fn evict_main(&mut self) -> Option<(K, V)> {
-        let mut moves = 0;
+    fn evict_main(&mut self, moves: &mut usize) -> Option<(K, V)> {
         loop {
             let at = self.main.oldest;
             let slot = self.slots.get_mut(at)?;
             let uses = slot.uses.get_mut();
-            if *uses == 0 || moves == MOST_MOVES {
+            if *uses == 0 || *moves == 0 {
                 return Some(self.discard(at));
             }
             *uses -= 1;
-            moves += 1;
+            *moves -= 1;
             self.place(at, false);
         }
     }

@@ -1,5 +1,6 @@
 //! Chooses the rules of eviction while the store runs: each is tried on a sample of the requests.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -25,8 +26,8 @@ pub(super) struct Tuner {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Sample {
-    /// The key of the last hit. One more request for it says nothing new, so requests for a very popular key do not contend
-    /// for the lock.
+    /// The key of the last hit. One more request for it says little, so requests for a very popular key do not contend for
+    /// the lock.
     last: AtomicU64,
     trials: Mutex<Trials>,
 }
@@ -39,6 +40,8 @@ struct Trials {
     of: [Trial; CANDIDATES.len()],
     /// Requests since the last choice.
     requests: usize,
+    /// Keys whose entries have turned out to be outdated: what replaces them is no hit.
+    outdated: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,7 @@ impl Tuner {
         CANDIDATES.get(chosen).copied().unwrap_or(EvictionRules::Lru)
     }
 
-    /// Notes a request for which the store had a usable entry.
+    /// Notes a request for which the store had an entry that is not outdated.
     pub(super) fn note_hit(&self, hash: u64, weight: u64) {
         if self.is_sampled(hash) && self.sample.last.load(Ordering::Relaxed) != hash {
             self.sample.last.store(hash, Ordering::Relaxed);
@@ -97,14 +100,23 @@ impl Tuner {
         }
     }
 
-    /// Notes a request for which the store had no usable entry, once the entry that answers it is stored.
+    /// Notes a request for which the store had no such entry, once the entry that answers it is stored.
     pub(super) fn note_stored(&self, hash: u64, weight: u64) {
         if self.is_sampled(hash) {
             self.with_trials(|trials| trials.request(hash, weight));
         }
     }
 
-    /// Notes that an entry was removed, otherwise than by eviction, or turned out to be outdated.
+    /// Notes that an entry has turned out to be outdated. The store keeps its place for the one that replaces it.
+    pub(super) fn note_outdated(&self, hash: u64) {
+        if self.is_sampled(hash) {
+            self.with_trials(|trials| {
+                trials.outdated.insert(hash);
+            });
+        }
+    }
+
+    /// Notes that an entry was removed, otherwise than by eviction.
     pub(super) fn note_removed(&self, hash: u64) {
         if self.is_sampled(hash) {
             self.with_trials(|trials| trials.remove(hash));
@@ -134,15 +146,16 @@ impl Tuner {
 impl Trials {
     fn new(capacity: u64, bits: u32) -> Self {
         let of = CANDIDATES.map(|_| Trial { kept: Shard::new(capacity >> bits), hits: 0.0 });
-        Self { capacity, of, requests: 0 }
+        Self { capacity, of, requests: 0, outdated: HashSet::new() }
     }
 
     fn request(&mut self, hash: u64, weight: u64) {
         self.requests += 1;
+        let hit = if self.outdated.remove(&hash) { 0.0 } else { 1.0 };
         for (Trial { kept, hits }, rules) in self.of.iter_mut().zip(CANDIDATES) {
             match kept.get(hash, |()| true, rules).map(|hit| hit.is_renewal_due) {
                 Some(is_renewal_due) => {
-                    *hits += 1.0;
+                    *hits += hit;
                     if is_renewal_due {
                         kept.renew(hash, |()| true);
                     }
@@ -168,6 +181,7 @@ impl Trials {
         let best = most.map_or(current, |(best, _)| best);
         let is_better = self.of[best].hits > self.of[current].hits * MARGIN;
         self.requests = 0;
+        self.outdated.clear();
         self.of.iter_mut().for_each(|trial| trial.hits *= KEPT);
         if is_better { best } else { current }
     }

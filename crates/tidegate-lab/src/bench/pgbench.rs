@@ -39,14 +39,18 @@ pub(crate) struct Done {
 }
 
 impl Load<'_> {
-    /// Puts the load on the server.
-    pub(crate) async fn run(&self, server: &Postgres) -> Result<Done, Failure> {
+    /// Puts the load on the server, and then waits for `followed`, whose processor time counts as well.
+    pub(crate) async fn run(
+        &self,
+        server: &Postgres,
+        followed: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<Done, Failure> {
         let scratch = Scratch::new()?;
         let script = scratch.path().join("transaction.sql");
         std::fs::write(&script, self.script)?;
         let program = server.program("pgbench");
         let mut command = Command::new(&program);
-        command.args(["-n", "-M", "prepared", "-j", "1", "-l"]);
+        command.args(["-n", "-M", "prepared", "-j", "1", "-l", "--random-seed", "1"]);
         command.arg("--log-prefix").arg(scratch.path().join("log"));
         command.args(["-c", &self.clients.to_string(), "-T", &self.seconds.max(1).to_string()]);
         if let Some(rate) = self.rate {
@@ -56,13 +60,14 @@ impl Load<'_> {
         let before = server_time(server).await;
         let output = command.output().await;
         server.psql(GONE).await?;
+        followed.await?;
         let after = server_time(server).await;
         let used = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let Some(rate) = rate(&said) else {
+        let Some(rate) = rate(&said).filter(|_| output.status.success()) else {
             let why = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("pgbench did not say how fast it was: {}", why.trim()).into());
+            return Err(format!("pgbench has failed: {}", why.trim()).into());
         };
         let latencies = latencies(&scratch)?;
         let count = u32::try_from(latencies.len().max(1))?;

@@ -1,6 +1,7 @@
 //! The time from a commit until no node serves the previous data.
 
 use std::fmt::{Display, Formatter};
+use std::future::ready;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,7 +155,7 @@ async fn load(postgres: &Postgres, seconds: u32, rate: u32) -> Result<f64, Failu
     let script = format!("\\set id random(2, {ROWS})\n{update}\n");
     let (url, rate) = (postgres.url(), Some(rate.into()));
     let load = Load { url: &url, script: &script, clients: 8, seconds, rate };
-    Ok(load.run(postgres).await?.rate)
+    Ok(load.run(postgres, ready(Ok(()))).await?.rate)
 }
 
 /// Writes repeatedly, and measures how long any node serves the previous data, in milliseconds.

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::postgres::PgListener;
@@ -9,6 +10,7 @@ use sqlx::{Connection, PgConnection};
 use tidegate::{Cache, ChangeSource, DatabaseOptions, Listener, Memory, Triggers};
 use tidegate_testing::Postgres;
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::pgbench::{Done, Load};
 use super::spread::{Spread, quantile};
@@ -118,7 +120,7 @@ struct Bench {
 /// listeners of the database.
 enum Audience {
     Nobody,
-    Node(Listener),
+    Node(Listener, Cache),
     Naive(JoinHandle<()>),
 }
 
@@ -186,9 +188,10 @@ impl Bench {
         let prepare = format!("vacuum analyze {}; checkpoint", table.name());
         self.postgres.psql_at(&url, &prepare).await?;
         let script = update(table.name(), self.rows);
+        self.postgres.psql(ALONE).await?;
         let audience = self.audience(table).await?;
         let load = Load { url: &url, script: &script, clients, seconds, rate };
-        let done = load.run(&self.postgres).await;
+        let done = load.run(&self.postgres, audience.followed(&self.postgres)).await;
         audience.leave();
         done
     }
@@ -207,7 +210,7 @@ impl Bench {
             Table::Tracked | Table::Published => {
                 let db = DatabaseOptions::new(url).connect().await?;
                 let cache = Cache::new(Memory::new(1 << 20));
-                Audience::Node(Listener::spawn(&db, &cache).await?)
+                Audience::Node(Listener::spawn(&db, &cache).await?, cache)
             }
             Table::Notifying => {
                 let mut listener = PgListener::connect(&url).await?;
@@ -218,12 +221,42 @@ impl Bench {
     }
 }
 
+/// Waits until nobody else is connected: the audience before may still be leaving.
+const ALONE: &str = "do $$ begin while exists (select from pg_stat_activity \
+    where backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid()) loop \
+    perform pg_sleep(0.01), pg_stat_clear_snapshot(); end loop; end $$";
+
+/// How long a node may take to follow what was written. At full load it may be behind.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(60);
+
 impl Audience {
+    /// Waits until a node knows all that was written.
+    async fn followed(&self, postgres: &Postgres) -> Result<(), Failure> {
+        match self {
+            Self::Node(_, cache) => {
+                let written =
+                    postgres.psql("select pg_current_wal_lsn() - '0/0'").await?.parse()?;
+                let is_followed = || {
+                    let followed = cache.fences().followed();
+                    followed.is_some_and(|followed| followed.position.get() >= written)
+                };
+                let waited = timeout(FOLLOW_WITHIN, async {
+                    while !is_followed() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                });
+                waited.await.map_err(|_| "the node does not follow the writes".into())
+            }
+            Self::Naive(task) if task.is_finished() => Err("the listener has ended".into()),
+            Self::Nobody | Self::Naive(_) => Ok(()),
+        }
+    }
+
     /// Ends it.
     fn leave(self) {
         match self {
             Self::Nobody => {}
-            Self::Node(node) => node.stop(),
+            Self::Node(node, _) => node.stop(),
             Self::Naive(task) => task.abort(),
         }
     }

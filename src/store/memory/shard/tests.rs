@@ -240,6 +240,13 @@ fn a_value_that_grows_does_not_evict_itself() {
         for key in 0..10 {
             shard.insert((hash(key), key), ((), 10), rules, |()| false);
         }
+        // Whether it is alone in its queue or not.
+        if let EvictionRules::S3Fifo { .. } = rules {
+            (1..10).for_each(
+                |key| while shard.get(hash(key), |kept| *kept == key, rules).is_none() {},
+            );
+            shard.insert((hash(10), 10), ((), 10), rules, |()| false);
+        }
         shard.insert((hash(0), 0), ((), 60), rules, |()| false);
         let is_kept = shard.get(hash(0), |kept| *kept == 0, rules).is_some();
         assert!(is_kept && shard.weight() <= 100, "{rules:?}");

@@ -8,8 +8,9 @@ use super::{Model, Queue};
 pub(crate) struct TinyLfu {
     size: usize,
     window: Queue,
-    /// Entries that have left the window or the protected queue, and those that were then requested.
+    /// Entries that have left the window or the protected queue.
     probation: Queue,
+    /// Entries that were requested while they were on probation.
     protected: Queue,
     frequencies: Sketch,
 }
