@@ -1,13 +1,15 @@
 //! Tidegate beside other caches: each in a server process of its own, on the same core, under the same load.
 //!
-//! `serve` is one such server; `run` starts them in turn, asks whether each answers as it should, and measures; `plot` draws
-//! what it and `tidegate bench` have found.
+//! `serve` is one such server; `run` starts them in turn, asks whether each answers as it should, and measures. `values`
+//! measures hits on typed values, which need no server. `plot` draws what they and `tidegate bench` have found.
 
 #![forbid(unsafe_code)]
 
 mod plot;
 mod run;
 mod serve;
+mod statistics;
+mod values;
 mod variant;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ enum Command {
     Serve(serve::Options),
     /// Starts variants in turn and measures them
     Run(run::Options),
+    /// Measures hits on typed values
+    Values(values::Options),
     /// Draws what was measured
     Plot(plot::Options),
 }
@@ -40,6 +44,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve(options) => serve::run(options).await,
         Command::Run(options) => run::run(options).await,
+        Command::Values(options) => values::run(options).await,
         Command::Plot(options) => plot::run(&options),
     };
     match done {

@@ -57,7 +57,7 @@ pub(super) fn hit_rate(found: &Value) -> Option<String> {
     Some(lines("Reads taken off the database", &x, &y, &all))
 }
 
-/// What triggers cost, by how many write at once.
+/// What it costs to record changes, by how many write at once.
 pub(super) fn writes(found: &Value) -> Option<String> {
     let clients = found["clients"].as_array()?;
     let line = |at: usize| {
@@ -68,7 +68,7 @@ pub(super) fn writes(found: &Value) -> Option<String> {
         let name = clients.first()?["tables"][at]["table"].as_str()?.to_owned();
         Some(Line { name, points: points.collect() })
     };
-    let all: Vec<Line> = (0..3).filter_map(line).collect();
+    let all: Vec<Line> = (0..4).filter_map(line).collect();
     let x = Axis::new("clients that write at once", 1.0, 100.0, Scale::Logarithmic);
     let y = Axis::new("throughput, of a table without triggers", 0.0, 1.2, Scale::Linear);
     (!all.is_empty()).then(|| lines("What it costs to write to a tracked table", &x, &y, &all))
@@ -128,7 +128,8 @@ pub(super) fn scaling(found: &Value) -> Option<String> {
             points.filter_map(|of| Some((of["at"].as_f64()?, of["nanos"]["median"].as_f64()?)));
         Some(Line { name: curve["by"].as_str()?.to_owned(), points: points.collect() })
     };
-    let all: Vec<Line> = curves.iter().filter_map(line).collect();
+    let all = curves.iter().filter(|curve| curve["by"] != "threads");
+    let all: Vec<Line> = all.filter_map(line).collect();
     let x = Axis::new("keys, tags of an entry, bytes of a body", 1.0, 1e8, Scale::Logarithmic);
     let y = Axis::new("nanoseconds", 100.0, 100_000.0, Scale::Logarithmic);
     (!all.is_empty()).then(|| lines("A hit in memory, as there is more of something", &x, &y, &all))

@@ -2,6 +2,7 @@
 
 mod charts;
 mod document;
+mod history;
 mod svg;
 mod tables;
 
@@ -19,6 +20,12 @@ pub(crate) struct Options {
     /// A document whose tables are written anew
     #[arg(long)]
     document: Option<PathBuf>,
+    /// The version of Tidegate whose figures are added to the history
+    #[arg(long, requires = "commit")]
+    version: Option<String>,
+    /// The commit that was measured
+    #[arg(long)]
+    commit: Option<String>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -36,6 +43,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         let picture = picture.ok_or_else(|| format!("there is nothing to draw for {name}"))?;
         std::fs::write(folder.join(name), picture)?;
     }
+    if let (Some(version), Some(commit)) = (&options.version, &options.commit) {
+        history::update(folder, version, commit)?;
+    }
     match &options.document {
         Some(path) => write_tables(path, folder),
         None => Ok(()),
@@ -45,13 +55,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 fn write_tables(path: &Path, folder: &Path) -> Result<(), Failure> {
     let read = |name: &str| read(&folder.join(name).with_extension("json"));
     let written = |name: &str| std::fs::read_to_string(folder.join(name));
-    let scaling = read("scaling")?;
+    let (scaling, hit_rate, zipf) = (read("scaling")?, read("hitrate")?, read("hitrate-zipf")?);
     let places = [
-        ("hitrate", tables::hit_rate(&read("hitrate")?)),
+        ("hitrate", tables::hit_rate(&hit_rate)),
+        ("eviction", tables::eviction(&[("web shop", &hit_rate), ("Zipf 0.9", &zipf)])),
         ("peers", Some(written("peers.md")?)),
+        ("values", Some(written("values.md")?)),
         ("writes", tables::writes(&read("writes")?, &read("writes-without-fsync")?)),
+        ("writes-at-half-rate", tables::writes_at_half_rate(&read("writes")?)),
         ("compression", tables::compression(&read("compression")?)),
         ("staleness", tables::staleness(&read("staleness")?)),
+        ("staleness-published", tables::staleness(&read("staleness-published")?)),
         ("counts", tables::counts(&read("stampede")?, &read("connections")?, &scaling)),
         ("scaling", tables::scaling(&scaling)),
         ("nodes", tables::nodes(&read("nodes")?)),

@@ -6,59 +6,103 @@ type Rows = Vec<Vec<String>>;
 
 /// The share of reads that the database does not see.
 pub(super) fn hit_rate(found: &Value) -> Option<String> {
-    let percent = |share: &Value| Some(format!("{:.1} %", share.as_f64()? * 100.0));
     let row = |of: &Value| {
         let tags = of["tags"].as_array()?;
         let by = |name: &str| tags.iter().find(|tags| tags["by"] == name);
         let (row, table, ttl) = (by("row")?, by("table")?, by("ttl")?);
-        Some(vec![
-            format!("{:.0} %", of["writes"].as_f64()? * 100.0),
-            format!("{:.0} %", of["size_percent"].as_f64()?),
+        let mut cells = room(of)?.to_vec();
+        cells.extend([
             format!("**{}**", percent(&row["hits"])?),
             percent(&table["hits"])?,
             format!("{} ({})", percent(&ttl["hits"])?, percent(&ttl["stale"])?),
-            percent(&of["lru"])?,
             percent(&of["optimal"])?,
-        ])
+        ]);
+        Some(cells)
     };
-    let heads = [
-        "writes",
-        "room",
-        "rows' tags",
-        "tables' tags",
-        "TTL alone (of all, stale)",
-        "LRU",
-        "best",
-    ];
+    let heads =
+        ["writes", "room", "rows' tags", "tables' tags", "TTL alone (of all, stale)", "best"];
     Some(table(&heads, "---:", found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
-/// What triggers cost, with the wait for the disk and without.
+/// The share of reads that caches with other policies of eviction would have, for each trace.
+pub(super) fn eviction(traces: &[(&str, &Value)]) -> Option<String> {
+    let rows = traces.iter().map(|(name, found)| {
+        let row = |of: &Value| {
+            let tags = of["tags"].as_array()?;
+            let own = tags.iter().find(|tags| tags["by"] == "row")?;
+            let mut cells = vec![(*name).to_owned()];
+            cells.extend(room(of)?);
+            cells.push(format!("**{}**", percent(&own["hits"])?));
+            for model in ["lru", "s3_fifo", "sieve", "tiny_lfu", "optimal"] {
+                cells.push(percent(&of[model])?);
+            }
+            Some(cells)
+        };
+        found["rows"].as_array()?.iter().map(row).collect::<Option<Rows>>()
+    });
+    let heads =
+        ["requests", "writes", "room", "`Memory`", "LRU", "S3-FIFO", "SIEVE", "W-TinyLFU", "best"];
+    Some(table(&heads, "---:", rows.collect::<Option<Vec<_>>>()?.concat()))
+}
+
+fn percent(share: &Value) -> Option<String> {
+    Some(format!("{:.1} %", share.as_f64()? * 100.0))
+}
+
+/// The share of writes, and the size of the cache.
+fn room(of: &Value) -> Option<[String; 2]> {
+    let writes = format!("{:.0} %", of["writes"].as_f64()? * 100.0);
+    Some([writes, format!("{:.0} %", of["size_percent"].as_f64()?)])
+}
+
+/// What it costs to record changes, with the wait for the disk and without, as fast as the clients can write.
 pub(super) fn writes(found: &Value, unsynced: &Value) -> Option<String> {
-    let rows = found["clients"].as_array()?.iter().zip(unsynced["clients"].as_array()?);
-    let row = |(synced, unsynced): (&Value, &Value)| {
-        let ratio = |of: &Value, at: usize| spread(&of["tables"][at]["ratio"], 2);
-        let rate = |of: &Value| Some(round(of["tables"][0]["rate"]["median"].as_f64()?, 0));
-        Some(vec![
-            synced["clients"].to_string(),
-            rate(synced)?,
-            ratio(synced, 1)?,
-            ratio(synced, 2)?,
-            rate(unsynced)?,
-            ratio(unsynced, 1)?,
-            ratio(unsynced, 2)?,
-        ])
-    };
+    let rows = [("on", found), ("off", unsynced)].into_iter().map(|(fsync, found)| {
+        let row = |of: &Value| {
+            let tables = of["tables"].as_array()?;
+            let rate = round(tables.first()?["rate"]["median"].as_f64()?, 0);
+            let ratios = tables.iter().skip(1).map(|table| spread(&table["ratio"], 2));
+            let processor = tables.iter().map(|table| median(&table["processor_us"], 0));
+            let processor = processor.collect::<Option<Vec<_>>>()?.join(" · ");
+            let first = [Some(fsync.to_owned()), Some(of["clients"].to_string()), Some(rate)];
+            first.into_iter().chain(ratios).chain([Some(processor)]).collect::<Option<Vec<_>>>()
+        };
+        found["clients"].as_array()?.iter().map(row).collect::<Option<Rows>>()
+    });
     let heads = [
+        "fsync",
         "clients",
         "untriggered, a second",
         "tracked",
         "notifying",
-        "untriggered, without fsync",
-        "tracked, without fsync",
-        "notifying, without fsync",
+        "published",
+        "CPU, µs each",
     ];
-    Some(table(&heads, "---:", rows.map(row).collect::<Option<_>>()?))
+    Some(table(&heads, "---:", rows.collect::<Option<Vec<_>>>()?.concat()))
+}
+
+/// What it costs to record changes at half the rate that is possible without.
+pub(super) fn writes_at_half_rate(found: &Value) -> Option<String> {
+    let row = |of: &Value| {
+        let half = &of["at_half_rate"];
+        let cell = |table: &Value| {
+            let [p50, p99] = ["p50_ms", "p99_ms"].map(|name| median(&table[name], 2));
+            let ratio = table["ratio"]["median"].as_f64()?;
+            let rate = round(ratio, 2);
+            // Otherwise, transactions wait for those before, the longer the longer the measurement takes.
+            let is_reached = ratio >= 0.98;
+            Some(if is_reached { format!("{rate}; {} and {} ms", p50?, p99?) } else { rate })
+        };
+        let cells = half["tables"].as_array()?.iter().map(cell);
+        let first = [Some(of["clients"].to_string()), Some(round(half["due"].as_f64()?, 0))];
+        first.into_iter().chain(cells).collect::<Option<Vec<_>>>()
+    };
+    let heads = ["clients", "due, a second", "untriggered", "tracked", "notifying", "published"];
+    Some(table(
+        &heads,
+        "---:",
+        found["clients"].as_array()?.iter().map(row).collect::<Option<_>>()?,
+    ))
 }
 
 /// What compressed entries in Redis take and save.
@@ -66,9 +110,10 @@ pub(super) fn compression(found: &Value) -> Option<String> {
     let row = |of: &Value| {
         let median = |kind: &str, what: &str| of[kind][what]["median"].as_f64();
         let stored = |kind: &str| of[kind]["stored"].as_f64();
-        let both = |what: &str| {
-            let (plain, packed) = (median("plain", what)?, median("compressed", what)?);
-            Some(format!("{} → {} µs", round(plain, 0), round(packed, 0)))
+        let all = |what: &str| {
+            let times = ["by_hand", "plain", "compressed"].map(|kind| median(kind, what));
+            let times = times.into_iter().map(|time| Some(round(time?, 0)));
+            Some(times.collect::<Option<Vec<_>>>()?.join(" · "))
         };
         let (plain, packed) = (stored("plain")?, stored("compressed")?);
         let longer = median("compressed", "get")? - median("plain", "get")?;
@@ -80,12 +125,12 @@ pub(super) fn compression(found: &Value) -> Option<String> {
         Some(vec![
             round(of["bytes"].as_f64()?, 0),
             format!("{:.0} %", 100.0 * packed / plain),
-            both("put")?,
-            both("get")?,
+            all("put")?,
+            all("get")?,
             gains,
         ])
     };
-    let heads = ["body, bytes", "bytes in Redis", "write", "read", "reads gain below"];
+    let heads = ["body, bytes", "bytes in Redis", "write, µs", "read, µs", "reads gain below"];
     Some(table(&heads, "---:", found["sizes"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
@@ -182,6 +227,10 @@ fn table(heads: &[&str], rule: &str, rows: Rows) -> String {
     let rules = vec![rule.to_owned(); heads.len()];
     let all = [heads, rules].into_iter().chain(rows);
     all.map(|cells| line(&cells)).collect()
+}
+
+fn median(of: &Value, digits: usize) -> Option<String> {
+    Some(round(of["median"].as_f64()?, digits))
 }
 
 /// A median, with the least and the most.

@@ -12,6 +12,5 @@ mod pin;
 mod proxies;
 mod results;
 mod server;
-mod statistics;
 
 pub(crate) use command::{Options, run};
