@@ -6,11 +6,15 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
 use sqlx::PgExecutor;
+use sqlx::postgres::PgPoolOptions;
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
 
 use super::origin::{Runs, answer};
 use super::{BYTES, ITEM, TTL};
 use crate::Failure;
+
+/// As many as a pool of Tidegate has by default.
+const CONNECTIONS: u32 = 10;
 
 #[derive(Clone)]
 struct Shop {
@@ -24,12 +28,14 @@ impl Shop {
     }
 }
 
-/// By sqlx alone.
+/// By sqlx alone: a pool of its own, without what Tidegate does to the connections of its pools, and without sqlx's own
+/// ping of each connection before it is used.
 pub(super) async fn read(runs: &Runs, url: &str) -> Result<Router, Failure> {
-    let handler = async |State(shop): State<Shop>, Path(id): Path<i32>| {
-        row(&shop, shop.db.primary(), id).await.map(answer)
-    };
-    Ok(Router::new().route(ITEM, get(handler)).with_state(Shop::new(runs, url).await?))
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
+    let pool = pool.connect(url).await?;
+    let shop = Shop::new(runs, url).await?;
+    let handler = move |Path(id): Path<i32>| async move { row(&shop, &pool, id).await.map(answer) };
+    Ok(Router::new().route(ITEM, get(handler)))
 }
 
 /// By what chooses a server.
