@@ -27,8 +27,8 @@ mod tuner;
 /// When the store is full, it evicts either the least recently used entries, or those that S3-FIFO evicts (Yang et al.,
 /// "FIFO queues are all you need for cache eviction", SOSP 2023). Which of the two has more hits depends on what is
 /// requested. So both are tried on a sample of the requests, the second one with several parameters, and the store follows
-/// the best one. It evicts outdated entries first where it finds them. `tidegate bench hitrate` compares the result with
-/// other policies.
+/// the best one. The trials take a thirty-second of the capacity, but at most 1 MiB. The store evicts outdated entries first
+/// where it finds them. `tidegate bench hitrate` compares the result with other policies.
 ///
 /// The capacity is divided evenly among shards: four to eight per core, or fewer if a shard would be smaller than 2 MiB, so
 /// that a body of 1 MiB, the default [`body_limit`](crate::Policy::body_limit), has room on a machine with many cores. An
