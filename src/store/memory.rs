@@ -53,7 +53,7 @@ pub struct Memory {
 /// An entry with more tags is not checked before it is evicted, since that would take too long.
 const MOST_TAGS: usize = 64;
 
-/// At most this share of the capacity, and this many bytes, are set aside for trials of rules of eviction.
+/// What is set aside for trials of rules of eviction: the capacity divided by the first, but at most the second, in bytes.
 const TRIALS: (u64, u64) = (32, 1 << 20);
 
 type EntryShard = Shard<Bytes, Arc<Entry>>;
@@ -106,9 +106,8 @@ impl Memory {
         entry.age() >= entry.life.keep || is_outdated.is_some_and(|is_outdated| is_outdated(entry))
     }
 
-    /// Removes a key's entry if it is the one that `is_it` accepts.
-    fn remove_if(&self, text: &[u8], is_it: impl Fn(&Arc<Entry>) -> bool) {
-        let hash = self.hasher.hash_one(text);
+    /// Removes the entry of a key with this hash if it is the one that `is_it` accepts.
+    fn remove_if(&self, hash: u64, text: &[u8], is_it: impl Fn(&Arc<Entry>) -> bool) {
         let mut shard = self.shard(hash).write_unpoisoned();
         let removed = shard.remove_if(hash, |kept| kept == text, is_it);
         drop(shard);
@@ -146,7 +145,7 @@ impl Store for Memory {
         drop(kept);
         let (entry, weight, is_renewal_due) = found?;
         if entry.age() >= entry.life.keep {
-            self.remove_if(text, |kept| Arc::ptr_eq(kept, &entry));
+            self.remove_if(hash, text, |kept| Arc::ptr_eq(kept, &entry));
             return None;
         }
         // If another thread is here, a later request renews it.
@@ -192,7 +191,7 @@ impl Store for Memory {
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.remove_if(key.text(), |_| true);
+        self.remove_if(self.hasher.hash_one(key.text()), key.text(), |_| true);
         Box::pin(async { Ok(()) })
     }
 

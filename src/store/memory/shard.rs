@@ -17,14 +17,14 @@ pub(super) struct Shard<K, V> {
     capacity: u64,
     table: HashTable<usize>,
     slots: Slab<Slot<K, V>>,
-    /// Where entries come that are stored for the first time. (These are the names of S3-FIFO's queues.)
+    /// Holds entries that were stored for the first time. (These are the names of S3-FIFO's queues.)
     small: Queue,
-    /// Where those come that were requested again by the time they reached the end of the small queue, or soon after.
+    /// Holds those that were requested again before they were evicted from the small queue, or soon after.
     main: Queue,
     ghosts: Ghosts,
     /// The number of entries that were stored so far.
     stored: u64,
-    /// How often an entry came to the end of a queue.
+    /// How often an entry was placed at the end of a queue.
     placements: u64,
     /// The entry at which to look next for one that is outdated, and its queue.
     hand: usize,

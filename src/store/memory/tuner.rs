@@ -10,7 +10,7 @@ use crate::sync::TryLock;
 
 /// Tries each of the rules on a sample of the keys, and chooses the one with the most hits.
 ///
-/// The sample has each key whose hash ends in certain bits, so it has all requests for that key. A cache with room for the
+/// The sample has each key whose hash has zeros in certain bits, and all requests for that key. A cache with room for the
 /// sample's share of the capacity has about the hit ratio of the whole (Waldspurger et al., "Cache modeling and
 /// optimization using miniature simulations", USENIX ATC 2017).
 #[derive(Debug)]
@@ -195,7 +195,8 @@ impl Trials {
     }
 }
 
-/// How many bits of a hash are to be zero, so that about [`ENTRIES`] of `entries` belong to the sample.
+/// How many bits of a hash are to be zero, so that at least [`ENTRIES`] of `entries` belong to the sample, if
+/// there are enough.
 fn sample_bits(entries: u64) -> u32 {
     (entries / ENTRIES).checked_ilog2().unwrap_or(0).clamp(LEAST_BITS, MOST_BITS)
 }
