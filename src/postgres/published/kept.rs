@@ -16,6 +16,9 @@ const KEEP_FOR: Duration = Duration::from_secs(15);
 /// How often to look for slots that nobody needs any more.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
 
+/// The same while a slot that nobody needs was still in use, as by a connection that the server has not ended yet.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
 /// Whether the server bounds what slots retain, so that one that nobody uses any more can't fill its disk. A stream that is a
 /// synchronous standby must not: it would confirm late, and never while a commit waits for it.
 const IS_ALLOWED: &str = r"
@@ -147,7 +150,7 @@ impl KeptStream {
         }
     }
 
-    /// Once a minute, drops slots that nobody needs; without a published table, also this node's own. Returns whether the
+    /// Now and then, drops slots that nobody needs; without a published table, also this node's own. Returns whether the
     /// stream may go on with its slot: the server's settings may have changed.
     pub(super) async fn clean_up(
         &mut self,
@@ -161,7 +164,8 @@ impl KeptStream {
             }
             return Ok(true);
         }
-        if !self.may || self.cleaned.is_some_and(|at| at.elapsed() < CLEAN_EVERY) {
+        let every = if self.unneeded.is_empty() { CLEAN_EVERY } else { RETRY_EVERY };
+        if !self.may || self.cleaned.is_some_and(|at| at.elapsed() < every) {
             return Ok(true);
         }
         self.cleaned = Some(clock::now());
