@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::cache::Cache;
 use super::fill::FillGuard;
 use super::hit::Hit;
-use super::lookup::{FlightMode, LookupResult};
+use super::lookup::{FlightMode, LookupResult, NoHit};
 use super::options::LookupOptions;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
@@ -98,17 +98,24 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let stray = Stray::lookup();
+        let key = &*self.own(key);
+        let mut ask =
+            LookupOptions { holds: Some(V::is_in), ..LookupOptions::for_value(stray.as_ref()) };
+        match self.lookup_in_memory(key, policy.settings(), &ask) {
+            Ok(hit) => {
+                if let Some(value) = V::read(&hit.found.entry) {
+                    self.serves(&hit, policy.settings());
+                    return Ok(value);
+                }
+            }
+            Err(no_hit) => ask.is_absent = no_hit == NoHit::Absent,
+        }
         let Some(tags) = policy.tags(None) else {
             policy.warn_of_missing_id();
             return self.compute_unstored(policy.settings(), load).await;
         };
+        ask.tags = tags;
         let policy = policy.settings();
-        let key = &*self.own(key);
-        let ask = LookupOptions {
-            tags,
-            holds: Some(V::is_in),
-            ..LookupOptions::for_value(stray.as_ref())
-        };
         match self.lookup(key, policy, ask.clone(), FlightMode::Join).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,
