@@ -107,30 +107,31 @@ impl Cache {
         LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
-    /// Finds an entry, or returns the guard for computing it; `None` if another request is computing it. Waits for no other
-    /// request, and takes no permit.
-    pub(crate) async fn try_lookup(
+    /// For each key, finds an entry, or returns the guard for computing it; `None` if another request is computing it. Waits
+    /// for no other request, and takes no permit.
+    pub(crate) async fn try_lookup_many(
         &self,
-        key: &Key,
+        keys: &[&Key],
         policy: &Arc<Policy>,
         ask: LookupOptions,
-    ) -> Option<LookupResult> {
-        let mut search = LookupTask::new(self, key, policy, ask);
-        if let Some(reason) = self.begin(&mut search, true).await {
-            return Some(LookupResult::Bypass(search.bypass(reason, None)));
+    ) -> Vec<Option<LookupResult>> {
+        let Some(first) = keys.first() else { return Vec::new() };
+        let mut proven = LookupTask::new(self, first, policy, ask);
+        let reason = self.begin(&mut proven, false).await;
+        let mut tasks: Vec<_> = keys.iter().map(|key| proven.for_key(key)).collect();
+        if let Some(reason) = reason {
+            if reason != BypassReason::Off {
+                LookupTask::find_fallbacks(&mut tasks).await;
+            }
+            let bypass = |task: LookupTask<'_>| LookupResult::Bypass(task.bypass(reason, None));
+            return tasks.into_iter().map(|task| Some(bypass(task))).collect();
         }
-        if let Some(hit) = search.find().await {
-            return Some(LookupResult::Hit(hit));
-        }
-        if search.is_unlikely_shared() {
-            return Some(LookupResult::Miss(Box::new(search.fill_guard(None, None))));
-        }
-        let leader = self.shared.flights.try_lead(*key.hash())?;
-        // Another request may have stored it in the meantime.
-        if let Some(hit) = search.peek() {
-            return Some(LookupResult::Hit(hit));
-        }
-        Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
+        let hits = LookupTask::find_many(&mut tasks).await;
+        let lookups = tasks.into_iter().zip(hits).map(|(task, hit)| match hit {
+            Some(hit) => Some(LookupResult::Hit(hit)),
+            None => task.try_lead(),
+        });
+        lookups.collect()
     }
 
     /// Begins a lookup. Returns why it must bypass the cache, if it must; then an entry that may replace an error has been

@@ -6,7 +6,6 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,12 +29,12 @@ use crate::outcome::Outcome;
 struct RequestedValue<I> {
     id: I,
     key: Key,
-    tags: Vec<PolicyTag>,
 }
 
 /// One value that has to be loaded.
 struct MissingValue<I, T> {
     wanted: RequestedValue<I>,
+    tags: Vec<PolicyTag>,
     lead: Option<Box<FillGuard>>,
     /// The stale value to serve if loading fails.
     fallback: Option<(Hit, OptionalValue<T>)>,
@@ -92,10 +91,10 @@ impl Cache {
         F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
         let stray = Stray::lookup();
-        let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
-        let policy = policy.settings().clone();
+        let wanted = wanted(ids, |id| self.own_key(key(id)));
         let mut ask = LookupOptions::for_value(stray.as_ref());
         ask.arrival = self.arrival(&ask);
+        ask.holds = Some(OptionalValue::<T>::is_in);
         let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look_up(wanted).await;
         search.load(missing, &load).await?;
@@ -116,49 +115,40 @@ impl Cache {
     }
 }
 
-/// Each id once, with its key and tags.
-fn wanted<I>(
-    ids: impl IntoIterator<Item = I>,
-    key: impl Fn(&I) -> Key,
-    policy: &ValuePolicy,
-) -> Vec<RequestedValue<I>>
+/// Each id once, with its key.
+fn wanted<I>(ids: impl IntoIterator<Item = I>, key: impl Fn(&I) -> Key) -> Vec<RequestedValue<I>>
 where
-    I: Clone + Display + Eq + Hash,
+    I: Clone + Eq + Hash,
 {
     let mut seen = std::collections::HashSet::new();
     let once = ids.into_iter().filter(|id| seen.insert(id.clone()));
-    once.map(|id| {
-        // `tags` returns `None` only without an id.
-        let tags = policy.tags(Some(&id.to_string())).unwrap_or_default();
-        RequestedValue { key: key(&id), id, tags }
-    })
-    .collect()
+    once.map(|id| RequestedValue { key: key(&id), id }).collect()
 }
 
 /// A batch lookup in progress.
 struct BatchLookup<'a, I, T> {
     cache: &'a Cache,
-    policy: Arc<Policy>,
+    policy: &'a ValuePolicy,
     /// The options that all lookups share.
     ask: LookupOptions,
     found: HashMap<I, T>,
 }
 
-impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
+impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
+    fn settings(&self) -> &Arc<Policy> {
+        self.policy.settings()
+    }
+
     /// Looks up all values. Returns those that this call has to load, and those that other requests are loading.
     async fn look_up(
         &mut self,
         wanted: Vec<RequestedValue<I>>,
     ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {
-        let (cache, policy) = (self.cache, &self.policy);
-        // A loop, not a closure: with a closure, the compiler can't prove that the future is `Send`.
-        let mut lookups = Vec::with_capacity(wanted.len());
-        for one in &wanted {
-            lookups.push(cache.try_lookup(&one.key, policy, one.ask::<T>(&self.ask)));
-        }
-        let looked_up = join_all(lookups).await;
+        let keys: Vec<&Key> = wanted.iter().map(|one| &one.key).collect();
+        let (policy, ask) = (self.settings(), self.ask.clone());
+        let lookups = self.cache.try_lookup_many(&keys, policy, ask).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
-        for (wanted, lookup) in wanted.into_iter().zip(looked_up) {
+        for (wanted, lookup) in wanted.into_iter().zip(lookups) {
             match lookup {
                 Some(lookup) => missing.extend(self.take(wanted, lookup)),
                 None => late.push(wanted),
@@ -169,8 +159,8 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
 
     /// Waits for a value that another request is loading.
     async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
-        let ask = wanted.ask::<T>(&self.ask);
-        let lookup = self.cache.lookup(&wanted.key, &self.policy, ask, FlightMode::Join).await;
+        let (policy, ask) = (self.settings(), self.ask.clone());
+        let lookup = self.cache.lookup(&wanted.key, policy, ask, FlightMode::Join).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 
@@ -180,11 +170,11 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         lookup: LookupResult,
     ) -> Option<MissingValue<I, T>> {
         let counters = &self.cache.shared.counters;
-        let (lead, fallback) = match lookup {
+        let (mut lead, fallback) = match lookup {
             LookupResult::Hit(mut hit) => {
                 match (OptionalValue::read(&hit.found.entry), hit.take_renewal()) {
                     (Some(value), None) => {
-                        self.cache.serves(&hit, &self.policy);
+                        self.cache.serves(&hit, self.settings());
                         self.store(wanted.id, value);
                         return None;
                     }
@@ -201,10 +191,13 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                 (None, bypass.fallback.and_then(read))
             }
         };
-        if let Some(lead) = &lead {
+        // `None` only without an id.
+        let tags = self.policy.tags(Some(&wanted.id.to_string())).unwrap_or_default();
+        if let Some(lead) = &mut lead {
             counters.count(lead.outcome());
+            lead.tag(&tags);
         }
-        Some(MissingValue { wanted, lead, fallback })
+        Some(MissingValue { wanted, tags, lead, fallback })
     }
 
     fn store(&mut self, id: I, value: OptionalValue<T>) {
@@ -220,10 +213,10 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
             return Ok(());
         }
         let permit = self.permit(&mut missing).await;
-        let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
+        let tags = missing.iter().flat_map(|one| one.tags.clone()).collect();
         let ask = LookupOptions { tags, ..self.ask.clone() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
-        let record = self.cache.record_for((&keys, permit.as_ref()), Some(&self.policy), ask);
+        let record = self.cache.record_for((&keys, permit.as_ref()), Some(self.settings()), ask);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
         let loaded = record.enter(|| load.clone()(ids)).await;
@@ -249,20 +242,20 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         }
         let leads = missing.iter().filter_map(|one| one.lead.as_deref());
         let leaders = leads.filter_map(|lead| lead.flight.as_ref());
-        Some(self.cache.permit(&self.policy, leaders).await.permit)
+        Some(self.cache.permit(self.settings(), leaders).await.permit)
     }
 
     /// How long the loaded values last; `None` if the policy does not say so for one of them.
     fn lasts(&self, missing: &[MissingValue<I, T>], loaded: &HashMap<I, T>) -> Option<Duration> {
         let all = missing.iter().map(|one| !loaded.contains_key(&one.wanted.id));
-        let lasts = all.map(|is_negative| self.policy.lasts(is_negative));
+        let lasts = all.map(|is_negative| self.settings().lasts(is_negative));
         lasts.reduce(|one, other| Some(one?.min(other?))).flatten()
     }
 
     fn fill(&mut self, missing: MissingValue<I, T>, mut value: OptionalValue<T>, record: &Record) {
         if let Some(lead) = missing.lead {
             // This value has its own tags, without those of the other values in the same call.
-            let part = record.part(missing.wanted.tags);
+            let part = record.part(missing.tags);
             value = store_value(lead.with_record(part), value);
         }
         self.store(missing.wanted.id, value);
@@ -276,25 +269,15 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         record: &Record,
     ) -> Result<(), E> {
         let is_whole = !record.has_written() && missing.iter().all(|one| one.fallback.is_some());
-        for MissingValue { wanted, lead, fallback } in missing {
+        for MissingValue { wanted, lead, fallback, .. } in missing {
             if let Some(lead) = lead {
                 lead.fail(fallback.as_ref().map(|(hit, _)| hit));
             }
             if let Some((hit, value)) = fallback.filter(|_| is_whole) {
-                self.cache.shows(&hit, &self.policy);
+                self.cache.shows(&hit, self.settings());
                 self.store(wanted.id, value);
             }
         }
         if is_whole { Ok(()) } else { Err(error) }
-    }
-}
-
-impl<I> RequestedValue<I> {
-    fn ask<T: ValueType>(&self, of_all: &LookupOptions) -> LookupOptions {
-        LookupOptions {
-            tags: self.tags.clone(),
-            holds: Some(OptionalValue::<T>::is_in),
-            ..of_all.clone()
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -149,9 +149,13 @@ async fn guarded<T>(
     if is_large && matches!(result, Err(StoreError::Timeout(_))) {
         return result;
     }
-    // A store that returns an undecodable entry works; only the entry is bad.
-    pass.report(matches!(result, Ok(_) | Err(StoreError::Decode(_))));
+    pass.report(works(&result));
     result
+}
+
+/// Whether a call shows that the store works. If it returns an undecodable entry, only the entry is bad.
+fn works<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Ok(_) | Err(StoreError::Decode(_)))
 }
 
 /// A timeout for the store, not for this process: if the process notices the timeout late, it is overloaded, and the reply
@@ -180,6 +184,30 @@ impl Store for Guard {
             let (get, is_large) = (self.store.get(key), self.store.is_large(key));
             guarded("get", &self.reads, self.read_within, get, is_large).await
         })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a Key],
+    ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
+        if !self.store.reads_together(keys) {
+            return Box::pin(join_all(keys.iter().map(|key| self.get(key))));
+        }
+        Box::pin(async move {
+            let call = async {
+                let mut found = self.store.get_many(keys).await;
+                match found.iter().any(works) || found.is_empty() {
+                    true => Ok(found),
+                    false => found.swap_remove(0).map(|_| Vec::new()),
+                }
+            };
+            let found = guarded("get_many", &self.reads, self.read_within, call, false).await;
+            found.unwrap_or_else(|error| error.repeated(keys.len()).map(Err).collect())
+        })
+    }
+
+    fn reads_together(&self, keys: &[&Key]) -> bool {
+        self.store.reads_together(keys)
     }
 
     fn put(
@@ -350,6 +378,10 @@ mod tests {
         fn is_large(&self, _: &Key) -> bool {
             self.is_large.load(Ordering::SeqCst)
         }
+
+        fn reads_together(&self, keys: &[&Key]) -> bool {
+            !keys.iter().any(|key| self.is_large(key))
+        }
     }
 
     fn guarded_mock(fate: Fate) -> (Guard, Arc<Mock>, Key) {
@@ -398,6 +430,36 @@ mod tests {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Backend(_))));
         }
         assert!(guard.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_fails_counts_as_one_failure_and_fails_for_each_key() {
+        for fate in [Fate::Fails, Fate::Slow] {
+            let (guard, mock, key) = guarded_mock(fate);
+            let batch = async || guard.get_many(&[&key, &key]).await;
+            for batches in 0..3 {
+                assert!(!guard.is_open(), "after {batches} batches");
+                let found = batch().await;
+                assert_eq!(found.len(), 2);
+                for found in found {
+                    match fate {
+                        Fate::Slow => assert!(matches!(found, Err(StoreError::Timeout(_)))),
+                        _ => assert!(matches!(found, Err(StoreError::Backend(_)))),
+                    }
+                }
+            }
+            let asked_before = asked(&mock);
+            let found = batch().await;
+            assert!(guard.is_open() && found.len() == 2);
+            assert!(found.iter().all(|found| matches!(found, Err(StoreError::Open))));
+            assert_eq!(asked(&mock), asked_before);
+        }
+        let (guard, _mock, key) = guarded_mock(Fate::Undecodable);
+        for _ in 0..20 {
+            let found = guard.get_many(&[&key, &key]).await;
+            assert!(found.iter().all(|found| matches!(found, Err(StoreError::Decode(_)))));
+        }
+        assert!(!guard.is_open() && guard.get_many(&[]).await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 
 use crate::entry::{DecodeError, Entry, EntryVersion, Key};
 
@@ -41,6 +41,22 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Finds an entry, which may take a call to a server. `None` if there is none.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>>;
+
+    /// Finds the entries of several keys, and returns them in the order of the keys. By default, this calls
+    /// [`get`](Self::get) for each; a store that can read many in one step should do so.
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a Key],
+    ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
+        Box::pin(join_all(keys.iter().map(|key| self.get(key))))
+    }
+
+    /// Whether [`get_many`](Self::get_many) reads these keys by one command, or by a few at once. If not, [`Guard`] calls
+    /// `get` for each key, with its own timeout.
+    fn reads_together(&self, keys: &[&Key]) -> bool {
+        let _ = keys;
+        false
+    }
 
     /// Stores an entry until it expires. Work that needs no waiting is done when this returns; the returned future is the
     /// rest, which the caller may run in the background.
@@ -282,6 +298,19 @@ pub enum StoreError {
     /// The store returned an error, or could not be reached.
     #[error(transparent)]
     Backend(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// The same error for each of `count` callers.
+    pub(crate) fn repeated(self, count: usize) -> impl Iterator<Item = Self> {
+        let error = Arc::new(self);
+        (0..count).map(move |_| match *error {
+            Self::Timeout(limit) => Self::Timeout(limit),
+            Self::Open => Self::Open,
+            Self::Busy => Self::Busy,
+            Self::Decode(_) | Self::Backend(_) => Self::Backend(Box::new(error.clone())),
+        })
+    }
 }
 
 impl From<DecodeError> for StoreError {

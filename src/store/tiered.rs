@@ -80,6 +80,25 @@ impl Store for Tiered {
         Box::pin(self.find(key))
     }
 
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a Key],
+    ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
+        Box::pin(async move {
+            let mut all = self.shared.get_many(keys).await;
+            for (key, found) in keys.iter().zip(&mut all) {
+                if let Ok(Some(found)) = found {
+                    *found = self.copy(key, found.clone()).await;
+                }
+            }
+            all
+        })
+    }
+
+    fn reads_together(&self, keys: &[&Key]) -> bool {
+        self.shared.reads_together(keys)
+    }
+
     fn put(
         &self,
         key: &Key,

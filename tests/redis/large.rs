@@ -78,6 +78,38 @@ async fn a_value_over_the_limit_stored_by_another_node_is_a_miss() {
     assert_eq!(calls(&server, "strlen").await, 3, "it is a small one now");
 }
 
+#[tokio::test]
+async fn a_value_known_to_be_large_takes_one_command() {
+    let (server, options) = server().await;
+    let redis = options.connect().await.unwrap();
+    put(&redis, "one", 512 << 10).await;
+    let commands = async || (calls(&server, "get").await, calls(&server, "strlen").await);
+    let (before, _) = commands().await;
+    for _ in 0..3 {
+        assert_eq!(length(&redis, "one").await.unwrap(), Some(512 << 10));
+    }
+    assert_eq!(commands().await, (before + 3, 0));
+}
+
+/// With its own time limit, and over its own connection.
+#[tokio::test]
+async fn a_large_value_of_a_batch_is_read_by_itself() {
+    let (server, options) = server().await;
+    let redis = Guard::new(options.connect().await.unwrap()).read_within(LONG);
+    for (name, bytes) in [("small", 10), ("large", 512 << 10), ("other", 10)] {
+        put(&redis, name, bytes).await;
+    }
+    let lengths = async |names: &[&str]| {
+        let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
+        let found = redis.get_many(&keys.iter().collect::<Vec<_>>()).await.into_iter();
+        found.map(|found| Some(found.unwrap()?.entry.body().len())).collect::<Vec<_>>()
+    };
+    let mgets = calls(&server, "mget").await;
+    assert_eq!(lengths(&["small", "absent", "other"]).await, [Some(10), None, Some(10)]);
+    assert_eq!(calls(&server, "mget").await, mgets + 1);
+    assert_eq!(lengths(&["small", "large", "other"]).await, [Some(10), Some(512 << 10), Some(10)]);
+}
+
 /// A node with another limit has left values that take a multiple of the time that a lookup may take.
 #[tokio::test]
 async fn small_values_do_not_wait_for_large_ones() {

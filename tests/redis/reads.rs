@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use redis::{Cmd, cmd};
 use tidegate::internals::{encode, entry};
-use tidegate::{Entry, Key, Redis, Store, StoreError};
+use tidegate::{Entry, Found, Key, Redis, Store, StoreError};
 use tidegate_testing::RedisServer;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -39,6 +39,14 @@ async fn body(redis: &Redis, name: usize) -> Result<Option<String>, StoreError> 
     Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
 }
 
+/// All at once, by one call.
+async fn batch(redis: &Redis) -> Vec<Result<Option<String>, StoreError>> {
+    let keys: Vec<Key> = (0..READS).map(key).collect();
+    let found = redis.get_many(&keys.iter().collect::<Vec<_>>()).await;
+    let body = |found: Found| String::from_utf8(found.entry.body().to_vec()).unwrap();
+    found.into_iter().map(|found| Ok(found?.map(body))).collect()
+}
+
 async fn all(redis: &Redis) -> Vec<Result<Option<String>, StoreError>> {
     join_all((0..READS).map(|name| body(redis, name))).await
 }
@@ -61,17 +69,24 @@ async fn concurrent_reads_take_few_commands_and_each_gets_its_own_value() {
     spoil(&server, 8, "SET", &encode(&made(9))).await;
     spoil(&server, 11, "LPUSH", b"x").await;
     redis.remove(&key(13)).await.unwrap();
-    run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
-    let answers = all(&redis).await;
-    for (name, answer) in answers.into_iter().enumerate() {
-        match name {
-            7 => assert!(matches!(answer, Err(StoreError::Decode(_))), "{answer:?}"),
-            8 | 11 | 13 => assert_eq!(answer.unwrap(), None, "{name}"),
-            _ => assert_eq!(answer.unwrap().unwrap(), name.to_string()),
+    let has_each_its_own = |answers: Vec<Result<Option<String>, StoreError>>| {
+        assert_eq!(answers.len(), READS);
+        for (name, answer) in answers.into_iter().enumerate() {
+            match name {
+                7 => assert!(matches!(answer, Err(StoreError::Decode(_))), "{answer:?}"),
+                8 | 11 | 13 => assert_eq!(answer.unwrap(), None, "{name}"),
+                _ => assert_eq!(answer.unwrap().unwrap(), name.to_string()),
+            }
         }
-    }
-    let commands = calls(&server, "mget").await + calls(&server, "get").await;
-    assert!((2..=8).contains(&commands), "{commands} commands for {READS} reads");
+    };
+    let commands = async || (calls(&server, "mget").await, calls(&server, "get").await);
+    run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+    has_each_its_own(all(&redis).await);
+    let (mget, get) = commands().await;
+    assert!((2..=8).contains(&(mget + get)), "{mget} and {get} commands for {READS} reads");
+    run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+    has_each_its_own(batch(&redis).await);
+    assert_eq!(commands().await, (2, 0));
 }
 
 #[tokio::test]
@@ -88,15 +103,18 @@ async fn a_single_read_is_sent_as_get() {
 async fn a_server_that_refuses_mget_is_read_key_by_key() {
     let (server, redis) = filled().await;
     run(&server, cmd("ACL").arg(&["SETUSER", "default", "-mget"])).await;
+    let other = Redis::connect(server.url()).await.unwrap();
     for _ in 0..2 {
         run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
-        for (name, answer) in all(&redis).await.into_iter().enumerate() {
+        let answers = all(&redis).await.into_iter().enumerate();
+        for (name, answer) in answers.chain(batch(&other).await.into_iter().enumerate()) {
             assert_eq!(answer.unwrap().unwrap(), name.to_string());
         }
-        assert_eq!(calls(&server, "get").await, READS);
+        assert_eq!(calls(&server, "get").await, 2 * READS);
     }
     run(&server, cmd("ACL").arg(&["SETUSER", "default", "-get"])).await;
-    assert!(all(&redis).await.iter().all(|answer| matches!(answer, Err(StoreError::Backend(_)))));
+    let all = all(&redis).await.into_iter().chain(batch(&other).await);
+    assert!(all.into_iter().all(|answer| matches!(answer, Err(StoreError::Backend(_)))));
 }
 
 #[tokio::test]
@@ -137,6 +155,8 @@ async fn a_dead_server_is_an_error_for_every_read() {
     let (mut server, redis) = filled().await;
     server.kill().await.unwrap();
     assert!(all(&redis).await.iter().all(Result::is_err));
+    let batch = batch(&redis).await;
+    assert!(batch.len() == READS && batch.iter().all(Result::is_err));
 }
 
 /// Longer than anything here takes that comes to its end.

@@ -46,6 +46,7 @@ async fn conforms(store: impl Store, twin: impl Store, leases: bool) {
     a_later_put_wins_and_a_removed_entry_is_gone(&store).await;
     life_ends(&store).await;
     bodies_of_all_sizes(&store).await;
+    a_batch_has_the_order_of_its_keys(&store).await;
     one_step_finds_an_entry_or_takes_the_lease(&store, &twin, leases).await;
     many_at_a_time(Arc::new(store), &twin, leases).await;
 }
@@ -100,6 +101,25 @@ async fn bodies_of_all_sizes(store: &dyn Store) {
         assert!(found.entry.body() == large.body(), "{size}");
     }
     store.remove(&key("size")).await.unwrap();
+}
+
+async fn a_batch_has_the_order_of_its_keys(store: &dyn Store) {
+    let name = |number: usize| format!("batch {number}");
+    for number in (0..150).filter(|number| number % 3 != 0) {
+        put(store, &key(&name(number)), &made(&name(number), &number.to_string())).await.unwrap();
+    }
+    // The place of one key with the entry of another, as after a collision of hashes.
+    put(store, &key(&name(3)), &made(&name(1), "1")).await.unwrap();
+    for count in [0, 1, 2, 150] {
+        let keys: Vec<Key> = (0..count).map(|number| key(&name(number))).collect();
+        let found = store.get_many(&keys.iter().collect::<Vec<_>>()).await;
+        assert_eq!(found.len(), count);
+        for (number, found) in found.into_iter().enumerate() {
+            let body = found.unwrap().map(|found| found.entry.body().to_vec());
+            let expected = (number % 3 != 0).then(|| number.to_string().into_bytes());
+            assert_eq!(body, expected, "{number} of {count}");
+        }
+    }
 }
 
 async fn one_step_finds_an_entry_or_takes_the_lease(

@@ -20,6 +20,19 @@ use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::{Found, Tier};
 
 impl LookupTask<'_> {
+    /// Leads the key's flight, and takes no permit; `None` if another request leads it.
+    pub(super) fn try_lead(mut self) -> Option<LookupResult> {
+        if self.is_unlikely_shared() {
+            return Some(LookupResult::Miss(Box::new(self.fill_guard(None, None))));
+        }
+        let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
+        // Another request may have stored it in the meantime.
+        if let Some(hit) = self.peek() {
+            return Some(LookupResult::Hit(hit));
+        }
+        Some(LookupResult::Miss(Box::new(self.fill_guard(Some(leader), None))))
+    }
+
     /// Joins the key's flight, or starts one. So the shared store is queried once, however many requests need the same
     /// entry at the same time.
     pub(super) async fn lead_or_join(&mut self) -> LookupResult {

@@ -3,6 +3,7 @@
 use super::task::LookupTask;
 use crate::cache::hit::Hit;
 use crate::cache::refresh::EntryUse;
+use crate::entry::Key;
 use crate::outcome::Outcome;
 use crate::store::{Found, StoreError};
 
@@ -16,12 +17,40 @@ impl LookupTask<'_> {
         self.take(found)
     }
 
+    /// The same for many keys, in the order of the tasks.
+    pub(super) async fn find_many(tasks: &mut [Self]) -> Vec<Option<Hit>> {
+        let Some(first) = tasks.first() else { return Vec::new() };
+        let cache = first.cache;
+        let mut hits: Vec<_> = tasks.iter_mut().map(Self::peek).collect();
+        let absent = || hits.iter().zip(tasks.iter()).filter(|(hit, _)| hit.is_none());
+        let keys: Vec<&Key> = absent().map(|(_, task)| task.key).collect();
+        let found = cache.shared.store.get_many(&keys).await;
+        let absent = hits.iter_mut().zip(tasks).filter(|(hit, _)| hit.is_none());
+        for ((hit, task), found) in absent.zip(found) {
+            *hit = task.take(found);
+        }
+        hits
+    }
+
     /// Finds the entry that may replace an error if freshness can't be proven.
     pub(super) async fn find_fallback(&mut self) {
         if !self.policy.longest_if_error().is_zero()
             && let Some(unproven) = self.find().await
         {
             self.passed_over = Some(unproven.found);
+        }
+    }
+
+    /// The same for many keys of one policy.
+    pub(super) async fn find_fallbacks(tasks: &mut [Self]) {
+        if tasks.first().is_none_or(|task| task.policy.longest_if_error().is_zero()) {
+            return;
+        }
+        let hits = Self::find_many(tasks).await;
+        for (task, unproven) in tasks.iter_mut().zip(hits) {
+            if let Some(unproven) = unproven {
+                task.passed_over = Some(unproven.found);
+            }
         }
     }
 

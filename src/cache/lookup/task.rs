@@ -52,6 +52,12 @@ impl<'a> LookupTask<'a> {
         }
     }
 
+    /// The lookup of another key that must prove the same, and has not begun to search.
+    pub(super) fn for_key(&self, key: &'a Key) -> Self {
+        let proven = Self::new(self.cache, key, self.policy, self.ask.clone());
+        Self { is_blind: self.is_blind, since: self.since, ..proven }
+    }
+
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
         let limit = self.policy.max_staleness.min(FOLLOW_WITHIN);
         let own = self.cache.own_writes(&self.ask, limit).await;

@@ -77,7 +77,7 @@ impl Redis {
         let seal = Arc::new(Seal::new(secrets, packing));
         let (links, relay) = (Arc::new(RedisLinks::new(links)), options.relay);
         let reads = Arc::new(MgetBatcher::new(links.clone(), pool.is_of_one_server()));
-        let (large, body_limit) = (LargeKeys::new(), options.body_limit);
+        let (large, body_limit) = (LargeKeys::new(options.body_limit), options.body_limit);
         let shared = RedisInner {
             url,
             names,

@@ -1,80 +1,129 @@
 //! Keys with large values.
 //!
 //! Replies arrive in the order of the requests, so a large value delays all later replies on its connection. A node learns
-//! which values are large when it puts or reads them, and an abandoned read makes its key a suspect. From then on, the node
-//! first requests the length of the value, and then reads a large value through a separate connection, or not at all if it
-//! exceeds the limit.
+//! which values are large when it puts or reads them, and then reads them through a separate connection. If a read of a
+//! small value is abandoned, or if a value was larger than the limit, the node first requests the value's length, and does
+//! not read it if it exceeds the limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::link::SLOW;
-use crate::clock::Instant;
+use crate::clock::{Instant, now};
 use crate::entry::Key;
 
 /// The size in bytes from which a value is large.
 pub(super) const LARGE: usize = 64 << 10;
 
 /// The allowance for the parts of an entry around its body, in bytes.
-pub(super) const AROUND: usize = 64 << 10;
+const AROUND: usize = 64 << 10;
 
 const SLOTS: usize = 4096;
 
-/// The bit of a slot that marks the value as known to be large, not only suspected.
-const KNOWN: u64 = 1;
+/// The bits of a slot that hold the size; the others are the key's.
+const SIZE: u64 = 0b11;
 
-/// Keys that recently had a large value: a small lock-free table. If two keys collide, one is only read in two steps.
-pub(super) struct LargeKeys(Box<[AtomicU64]>);
+/// What is known of the size of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ValueSize {
+    /// It is expected to be small.
+    Small,
+    /// It may be large: a read was abandoned.
+    Unknown,
+    /// It was large when it was last seen.
+    Large,
+    /// It exceeded the limit when it was last seen.
+    Excessive,
+}
+
+/// The sizes of values that are not expected to be small: a lock-free table. If two keys collide, the one seen last has the
+/// slot.
+pub(super) struct LargeKeys {
+    slots: Box<[AtomicU64]>,
+    longest: usize,
+}
 
 impl LargeKeys {
-    pub(super) fn new() -> Self {
-        Self((0..SLOTS).map(|_| AtomicU64::new(0)).collect())
+    /// For values whose bodies have at most `body_limit` bytes.
+    pub(super) fn new(body_limit: usize) -> Self {
+        let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+        Self { slots, longest: body_limit.saturating_add(AROUND) }
     }
 
-    /// Whether the value may be large.
-    pub(super) fn suspects(&self, key: u64) -> bool {
-        self.slot(key).load(Ordering::Relaxed) | KNOWN == key | KNOWN
+    /// The size of the largest value that is read, in bytes.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
-    /// Whether the value was large when it was last seen.
-    pub(super) fn knows(&self, key: u64) -> bool {
-        self.slot(key).load(Ordering::Relaxed) == key | KNOWN
-    }
-
-    /// Records the current size of a key's value, and returns whether it is large.
-    pub(super) fn note(&self, key: u64, bytes: usize) -> bool {
-        let is_large = bytes >= LARGE;
-        if is_large {
-            self.slot(key).store(key | KNOWN, Ordering::Relaxed);
-        } else if self.suspects(key) {
-            self.slot(key).store(0, Ordering::Relaxed);
+    /// What is known of the size of a key's value.
+    pub(super) fn size(&self, key: u64) -> ValueSize {
+        let slot = self.slot(key).load(Ordering::Relaxed);
+        match slot & SIZE {
+            _ if slot & !SIZE != key & !SIZE => ValueSize::Small,
+            0b01 => ValueSize::Unknown,
+            0b10 => ValueSize::Large,
+            0b11 => ValueSize::Excessive,
+            _ => ValueSize::Small,
         }
-        is_large
+    }
+
+    /// Records the current size of a key's value, in bytes, and classifies it.
+    pub(super) fn note(&self, key: u64, bytes: usize) -> ValueSize {
+        let size = match bytes {
+            _ if bytes > self.longest => ValueSize::Excessive,
+            LARGE.. => ValueSize::Large,
+            _ => ValueSize::Small,
+        };
+        if size != ValueSize::Small || self.size(key) != ValueSize::Small {
+            self.set(key, size);
+        }
+        size
     }
 
     /// Records that the value may be large.
-    pub(super) fn suspect(&self, key: u64) {
-        if !self.knows(key) {
-            self.slot(key).store(key & !KNOWN, Ordering::Relaxed);
+    fn suspect(&self, key: u64) {
+        if self.size(key) == ValueSize::Small {
+            self.set(key, ValueSize::Unknown);
         }
     }
 
+    fn set(&self, key: u64, size: ValueSize) {
+        let slot = match size {
+            ValueSize::Small => 0,
+            ValueSize::Unknown => key & !SIZE | 0b01,
+            ValueSize::Large => key & !SIZE | 0b10,
+            ValueSize::Excessive => key & !SIZE | 0b11,
+        };
+        self.slot(key).store(slot, Ordering::Relaxed);
+    }
+
     fn slot(&self, key: u64) -> &AtomicU64 {
-        &self.0[(key >> 1) as usize % self.0.len()]
+        &self.slots[(key >> SIZE.count_ones()) as usize % self.slots.len()]
     }
 }
 
-/// A read in progress. If it is dropped before its reply arrives, its key becomes a suspect.
+/// A read of small values in progress. If it is dropped before its reply arrives, they may be large.
 pub(super) struct LargeRead<'a> {
-    /// `None` once the reply has arrived.
-    pub(super) large: Option<&'a LargeKeys>,
-    pub(super) key: &'a Key,
-    pub(super) since: Instant,
+    large: &'a LargeKeys,
+    keys: &'a [&'a Key],
+    since: Instant,
+    has_ended: bool,
+}
+
+impl<'a> LargeRead<'a> {
+    pub(super) fn new(large: &'a LargeKeys, keys: &'a [&'a Key]) -> Self {
+        Self { large, keys, since: now(), has_ended: false }
+    }
+
+    /// Notes that the reply has arrived.
+    pub(super) fn end(mut self) {
+        self.has_ended = true;
+    }
 }
 
 impl Drop for LargeRead<'_> {
     fn drop(&mut self) {
-        if let Some(large) = self.large.filter(|_| self.since.elapsed() >= SLOW) {
-            large.suspect(self.key.short());
+        if !self.has_ended && self.since.elapsed() >= SLOW {
+            self.keys.iter().for_each(|key| self.large.suspect(key.short()));
         }
     }
 }
@@ -85,13 +134,17 @@ mod tests {
 
     #[test]
     fn a_key_counts_as_large_until_a_small_value_is_seen() {
-        let keys = LargeKeys::new();
-        assert!(!keys.note(7, LARGE - 1) && !keys.suspects(7));
-        assert!(keys.note(7, LARGE) && keys.knows(7) && keys.suspects(7));
-        assert!(!keys.note(20, 1) && !keys.suspects(20));
+        let keys = LargeKeys::new(1 << 20);
+        let sizes = |key: u64| keys.size(key);
+        assert_eq!((keys.note(7, LARGE - 1), sizes(7)), (ValueSize::Small, ValueSize::Small));
+        assert_eq!((keys.note(7, LARGE), sizes(7)), (ValueSize::Large, ValueSize::Large));
+        assert_eq!((keys.note(20, 1), sizes(20)), (ValueSize::Small, ValueSize::Small));
         keys.suspect(7);
         keys.suspect(20);
-        assert!(keys.knows(7) && keys.suspects(20) && !keys.knows(20));
-        assert!(!keys.note(7, 1) && !keys.note(20, 1) && !keys.suspects(7) && !keys.suspects(20));
+        assert_eq!((sizes(7), sizes(20)), (ValueSize::Large, ValueSize::Unknown));
+        keys.note(20, keys.longest() + 1);
+        assert_eq!((sizes(7), sizes(20)), (ValueSize::Large, ValueSize::Excessive));
+        assert_eq!((keys.note(7, 1), keys.note(20, 1)), (ValueSize::Small, ValueSize::Small));
+        assert_eq!((sizes(7), sizes(20)), (ValueSize::Small, ValueSize::Small));
     }
 }

@@ -50,7 +50,7 @@ struct Waiting {
 
 struct PendingRead {
     name: String,
-    answer: oneshot::Sender<Result<Value, Arc<StoreError>>>,
+    answer: oneshot::Sender<Result<Value, StoreError>>,
 }
 
 impl MgetBatcher {
@@ -59,9 +59,14 @@ impl MgetBatcher {
         Self { links, waiting: Mutex::default(), together: AtomicBool::new(together) }
     }
 
+    /// Whether one command reads several names.
+    pub(super) fn are_together(&self) -> bool {
+        self.together.load(Ordering::Relaxed)
+    }
+
     /// Reads the value under a name.
     pub(super) async fn read(self: &Arc<Self>, name: String) -> Result<Value, StoreError> {
-        if !self.together.load(Ordering::Relaxed) {
+        if !self.are_together() {
             return self.read_alone(&name).await;
         }
         let (answer, answered) = oneshot::channel();
@@ -69,9 +74,37 @@ impl MgetBatcher {
             tokio::spawn(send(self.clone()));
         }
         match self.answered(answered).await? {
-            Ok(answer) => answer.map_err(|error| again(&error)),
+            Ok(answer) => answer,
             Err(_) => Err(StoreError::Backend("the read was abandoned".into())),
         }
+    }
+
+    /// Reads the values under several names, whose reads need no collecting.
+    pub(super) async fn read_many(&self, names: Vec<String>) -> Vec<Result<Value, StoreError>> {
+        let values = join_all(names.chunks(MOST).map(|names| self.read_together(names))).await;
+        values.into_iter().flatten().collect()
+    }
+
+    /// Reads the values under at most [`MOST`] names by one command, or by one for each if that is refused.
+    async fn read_together(&self, names: &[String]) -> Vec<Result<Value, StoreError>> {
+        let apart = || join_all(names.iter().map(|name| self.read_alone(name)));
+        if names.len() == 1 || !self.are_together() {
+            return apart().await;
+        }
+        let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let error = match self.links.run_for(&mget(names), count).await {
+            Ok(Value::Array(values)) if values.len() == names.len() => {
+                return values.into_iter().map(Ok).collect();
+            }
+            Ok(other) => unexpected("MGET", &other),
+            Err(error) if is_refused(&error) => {
+                tracing::info!(%error, "Redis rejects MGET: using GET for each key");
+                self.together.store(false, Ordering::Relaxed);
+                return apart().await;
+            }
+            Err(error) => error,
+        };
+        error.repeated(names.len()).map(Err).collect()
     }
 
     /// Waits for the reply to a read on the list.
@@ -146,83 +179,40 @@ async fn ask_all(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
 }
 
 /// Sends one command and passes the values to the waiting reads. Stops if all of them are cancelled.
-async fn ask(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
-    reads.retain(|read| !read.answer.is_closed());
-    if reads.is_empty() {
+async fn ask(batcher: Arc<MgetBatcher>, reads: Vec<PendingRead>) {
+    let waiting = reads.into_iter().filter(|read| !read.answer.is_closed());
+    let (names, mut answers): (Vec<_>, Vec<_>) =
+        waiting.map(|PendingRead { name, answer }| (name, answer)).unzip();
+    if names.is_empty() {
         return;
     }
-    let command = command(&reads);
-    let count = u32::try_from(reads.len()).unwrap_or(u32::MAX);
-    let answer = tokio::select! {
-        answer = batcher.links.run_for(&command, count) => answer,
-        () = all_gone(&mut reads) => return,
+    let values = tokio::select! {
+        values = batcher.read_together(&names) => values,
+        () = all_gone(&mut answers) => return,
     };
-    match answer {
-        Ok(value) if count == 1 => each_its_own(reads, [value]),
-        Ok(Value::Array(values)) if values.len() == reads.len() => each_its_own(reads, values),
-        Ok(other) => fail(reads, unexpected("MGET", &other)),
-        Err(error) if count > 1 && is_refused(&error) => {
-            tracing::info!(%error, "Redis rejects MGET: using GET for each key");
-            batcher.together.store(false, Ordering::Relaxed);
-            join_all(reads.into_iter().map(|read| alone(&batcher, read))).await;
-        }
-        Err(error) => fail(reads, error),
+    for (answer, value) in answers.into_iter().zip(values) {
+        // The caller may have been cancelled.
+        drop(answer.send(value));
     }
 }
 
-fn command(reads: &[PendingRead]) -> Cmd {
+fn mget(names: &[String]) -> Cmd {
     // Each name is sent with its length.
     const AROUND: usize = 8;
-    let bytes = reads.iter().map(|read| read.name.len() + AROUND).sum::<usize>();
-    let mut command = Cmd::with_capacity(1 + reads.len(), bytes + 4 * AROUND);
-    command.arg(if reads.len() == 1 { "GET" } else { "MGET" });
-    for read in reads {
-        command.arg(&read.name);
-    }
+    let bytes = names.iter().map(|name| name.len() + AROUND).sum::<usize>();
+    let mut command = Cmd::with_capacity(1 + names.len(), bytes + 4 * AROUND);
+    command.arg("MGET").arg(names);
     command
 }
 
-async fn alone(batcher: &MgetBatcher, read: PendingRead) {
-    let answer = batcher.read_alone(&read.name).await;
-    read.end(answer.map_err(Arc::new));
-}
-
 /// Resolves when all reads were cancelled.
-async fn all_gone(reads: &mut [PendingRead]) {
-    for read in reads {
-        read.answer.closed().await;
-    }
-}
-
-fn each_its_own(reads: Vec<PendingRead>, values: impl IntoIterator<Item = Value>) {
-    for (read, value) in reads.into_iter().zip(values) {
-        read.end(Ok(value));
-    }
-}
-
-fn fail(reads: Vec<PendingRead>, error: StoreError) {
-    let error = Arc::new(error);
-    for read in reads {
-        read.end(Err(error.clone()));
-    }
-}
-
-impl PendingRead {
-    fn end(self, answer: Result<Value, Arc<StoreError>>) {
-        // The caller may have been cancelled.
-        drop(self.answer.send(answer));
+async fn all_gone(answers: &mut [oneshot::Sender<Result<Value, StoreError>>]) {
+    for answer in answers {
+        answer.closed().await;
     }
 }
 
 type Reply<T> = Result<T, oneshot::error::RecvError>;
-
-/// Copies an error for each of several reads.
-fn again(error: &Arc<StoreError>) -> StoreError {
-    match **error {
-        StoreError::Timeout(limit) => StoreError::Timeout(limit),
-        _ => StoreError::Backend(Box::new(error.clone())),
-    }
-}
 
 /// Whether separate commands for each key may work although one for all of them failed: the server does not know it, does not
 /// permit it, or has the keys in different slots.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::{Cmd, Value, cmd};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 
-use super::large::{self, LargeKeys, LargeRead};
+use super::large::{self, LargeKeys, LargeRead, ValueSize};
 use super::lease::{self, EntryOrLease};
 use super::link::RedisLink;
 use super::links::RedisLinks;
@@ -18,7 +18,7 @@ use super::reply::unexpected;
 use super::script::ScriptSupport;
 use super::seal::Seal;
 use super::topology::Subscriber;
-use crate::clock::{millis, now};
+use crate::clock::millis;
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{
     Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
@@ -85,10 +85,33 @@ impl Redis {
     }
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        let value = match self.shared.large.suspects(key.short()) {
-            true => self.read_suspect(key).await?,
-            false => self.read_small(key).await?,
+        let value = match self.shared.large.size(key.short()) {
+            ValueSize::Small => self.read_small(key).await?,
+            ValueSize::Large => self.read_large(key).await?,
+            ValueSize::Unknown | ValueSize::Excessive => self.read_measured(key).await?,
         };
+        self.read(key, value)
+    }
+
+    /// Finds several entries, by MGET if possible.
+    async fn find_many(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
+        if !self.reads_together(keys) {
+            return join_all(keys.iter().map(|key| self.find(key))).await;
+        }
+        let waiting = LargeRead::new(&self.shared.large, keys);
+        let names = keys.iter().map(|key| self.names().entry(key)).collect();
+        let values = self.shared.reads.read_many(names).await;
+        waiting.end();
+        keys.iter().zip(values).map(|(key, value)| self.read(key, value?)).collect()
+    }
+
+    /// Whether the value of a key is expected to be small.
+    fn is_small(&self, key: &Key) -> bool {
+        self.shared.large.size(key.short()) == ValueSize::Small
+    }
+
+    /// The entry in a reply to GET.
+    fn read(&self, key: &Key, value: Value) -> Result<Option<Found>, StoreError> {
         match value {
             Value::Nil => Ok(None),
             Value::BulkString(bytes) => self.decode(key, &bytes.into()),
@@ -98,8 +121,7 @@ impl Redis {
 
     /// The entry in a value, unless it is too large or is that of another key.
     fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Option<Found>, StoreError> {
-        let is_large = self.shared.large.note(key.short(), bytes.len());
-        if is_large && bytes.len() > self.longest() {
+        if self.shared.large.note(key.short(), bytes.len()) == ValueSize::Excessive {
             return Ok(None);
         }
         let entry = Arc::new(self.seal().decode(&self.names().entry(key), bytes)?);
@@ -116,10 +138,10 @@ impl Redis {
             return get_then_lease(self, key, ttl, unusable).await;
         }
         let RedisInner { links, large, .. } = &*self.shared;
-        let mut waiting = LargeRead { large: Some(large), key, since: now() };
+        let waiting = LargeRead::new(large, std::slice::from_ref(&key));
         let names = (&*self.names().entry(key), self.names().lease(key));
-        let reply = lease::get_or_acquire(links, names, ttl, (unusable, self.longest())).await;
-        waiting.large = None;
+        let reply = lease::get_or_acquire(links, names, ttl, (unusable, large.longest())).await;
+        waiting.end();
         match reply {
             Ok(EntryOrLease::Lease(lease)) => Ok(FoundOrLease::Lease(lease)),
             Ok(EntryOrLease::Entry(bytes)) => match self.decode(key, &bytes.into())? {
@@ -136,31 +158,28 @@ impl Redis {
 
     /// Reads a value that is expected to be small.
     async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
-        let mut waiting = LargeRead { large: Some(&self.shared.large), key, since: now() };
+        let waiting = LargeRead::new(&self.shared.large, std::slice::from_ref(&key));
         let value = self.shared.reads.read(self.names().entry(key)).await;
-        waiting.large = None;
+        waiting.end();
         value
     }
 
-    /// Reads a value that may be large, unless it exceeds the limit.
-    async fn read_suspect(&self, key: &Key) -> Result<Value, StoreError> {
-        let name = self.names().entry(key);
-        let length = match self.run(cmd("STRLEN").arg(&name)).await? {
+    /// Reads a value that is expected to be large, over a connection that no small value waits for.
+    async fn read_large(&self, key: &Key) -> Result<Value, StoreError> {
+        self.shared.bulk.run(cmd("GET").arg(self.names().entry(key)), 1).await
+    }
+
+    /// Reads a value of unknown size, unless it exceeds the limit.
+    async fn read_measured(&self, key: &Key) -> Result<Value, StoreError> {
+        let length = match self.run(cmd("STRLEN").arg(self.names().entry(key))).await? {
             Value::Int(length) => usize::try_from(length).unwrap_or_default(),
             other => return Err(unexpected("STRLEN", &other)),
         };
-        if !self.shared.large.note(key.short(), length) {
-            self.read_small(key).await
-        } else if length > self.longest() {
-            Ok(Value::Nil)
-        } else {
-            self.shared.bulk.run(cmd("GET").arg(&name), 1).await
+        match self.shared.large.note(key.short(), length) {
+            ValueSize::Small | ValueSize::Unknown => self.read_small(key).await,
+            ValueSize::Large => self.read_large(key).await,
+            ValueSize::Excessive => Ok(Value::Nil),
         }
-    }
-
-    /// The largest entry, in bytes.
-    fn longest(&self) -> usize {
-        self.shared.body_limit.saturating_add(large::AROUND)
     }
 
     /// Stores an entry and releases its lease: in one step, unless it is large or scripts are refused.
@@ -245,6 +264,17 @@ impl Store for Redis {
         Box::pin(self.find(key))
     }
 
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a Key],
+    ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
+        Box::pin(self.find_many(keys))
+    }
+
+    fn reads_together(&self, keys: &[&Key]) -> bool {
+        self.shared.reads.are_together() && keys.iter().all(|key| self.is_small(key))
+    }
+
     fn put(
         &self,
         key: &Key,
@@ -295,7 +325,7 @@ impl Store for Redis {
     }
 
     fn is_one_step(&self, key: &Key) -> bool {
-        !self.shared.large.suspects(key.short()) && self.shared.scripts.are_accepted()
+        self.is_small(key) && self.shared.scripts.are_accepted()
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -308,7 +338,7 @@ impl Store for Redis {
     }
 
     fn is_large(&self, key: &Key) -> bool {
-        self.shared.large.knows(key.short())
+        matches!(self.shared.large.size(key.short()), ValueSize::Large | ValueSize::Excessive)
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {
