@@ -1,6 +1,6 @@
 //! Batch lookups of typed values.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -95,7 +95,8 @@ impl Cache {
         let mut ask = LookupOptions::for_value(stray.as_ref());
         ask.arrival = self.arrival(&ask);
         ask.holds = Some(OptionalValue::<T>::is_in);
-        let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
+        let found = HashMap::with_capacity(wanted.len());
+        let mut search = BatchLookup { cache: self, policy, ask, found };
         let (missing, late) = search.look_up(wanted).await;
         search.load(missing, &load).await?;
         // Only now, when this call holds no fill that others wait for: otherwise two calls could wait for each other.
@@ -120,9 +121,12 @@ fn wanted<I>(ids: impl IntoIterator<Item = I>, key: impl Fn(&I) -> Key) -> Vec<R
 where
     I: Clone + Eq + Hash,
 {
-    let mut seen = std::collections::HashSet::new();
-    let once = ids.into_iter().filter(|id| seen.insert(id.clone()));
-    once.map(|id| RequestedValue { key: key(&id), id }).collect()
+    let ids = ids.into_iter();
+    let count = ids.size_hint().0;
+    let (mut seen, mut wanted) = (HashSet::with_capacity(count), Vec::with_capacity(count));
+    let once = ids.filter(|id| seen.insert(id.clone()));
+    wanted.extend(once.map(|id| RequestedValue { key: key(&id), id }));
+    wanted
 }
 
 /// A batch lookup in progress.

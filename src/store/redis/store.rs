@@ -124,7 +124,7 @@ impl Redis {
         if self.shared.large.note(key.short(), bytes.len()) == ValueSize::Excessive {
             return Ok(None);
         }
-        let entry = Arc::new(self.seal().decode(&self.names().entry(key), bytes)?);
+        let entry = Arc::new(self.seal().decode(|| self.names().entry(key), bytes)?);
         Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
     }
 
