@@ -76,15 +76,20 @@ pub(crate) fn decide(
     }
 }
 
+/// The largest negative logarithm of the random numbers from which [`is_due`] draws: the smallest is 2 to the power of -53.
+const LONGEST_AHEAD: f64 = 37.0;
+
 /// XFetch: an entry is recomputed before it expires, with a probability that rises towards the end, and earlier if
 /// computing it takes longer.
 fn is_due(age: Duration, ttl: Duration, entry: &Entry, policy: &Policy) -> bool {
     if policy.early_refresh == 0.0 || entry.life.cost.is_zero() {
         return false;
     }
-    let ahead =
-        entry.life.cost.as_secs_f64() * policy.early_refresh * -(1.0 - fastrand::f64()).ln();
-    age.as_secs_f64() + ahead >= ttl.as_secs_f64()
+    let (cost, left) =
+        (entry.life.cost.as_secs_f64() * policy.early_refresh, ttl.saturating_sub(age));
+    // Most entries are far from their end, and need no random number.
+    left.as_secs_f64() <= cost * LONGEST_AHEAD
+        && left.as_secs_f64() <= cost * -(1.0 - fastrand::f64()).ln()
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl fmt::Debug for Key {
 }
 
 /// A key being written, part by part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeyText(Text);
 
 impl KeyText {

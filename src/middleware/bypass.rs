@@ -203,7 +203,7 @@ impl LayerSettings {
         }
         let policy = Policy::ttl(simulation::TTL);
         let asked = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
-        let key = keying::key(self.space(), &KeySource::new(request, &asked), &policy).short();
+        let key = keying::key(&self.space, &KeySource::new(request, &asked), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.
         let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));
         Some(Box::new(SimulatedRequest { key, asked, policy }))

@@ -35,7 +35,7 @@ impl<S> Exchange<S> {
         if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
             plan.ask.tags.push(tag);
             let path = variances::path(
-                self.routes.space(),
+                &self.routes.space,
                 &KeySource::new(request, &plan.asked),
                 &plan.policy,
             );

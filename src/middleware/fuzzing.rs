@@ -20,7 +20,7 @@ pub(crate) fn head(entry: Entry) {
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    keying::key(("", ""), &KeySource::from_parts(uri, headers), policy)
+    keying::key(&keying::space("", ""), &KeySource::from_parts(uri, headers), policy)
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {

@@ -71,10 +71,11 @@ impl<'r> KeySource<'r> {
         let client = asked.client_key.as_deref();
         let uri = route::uri(request);
         let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
+        let has_hidden_parts = route::has_hidden_parts(request, rewritten.is_some());
         Self {
             uri,
             rewritten,
-            routed: route::has_hidden_parts(request).then(|| request.extensions()),
+            routed: has_hidden_parts.then(|| request.extensions()),
             headers: request.headers(),
             fields: asked.fields,
             client,
@@ -116,12 +117,15 @@ impl<'r> KeySource<'r> {
     }
 }
 
+/// The first parts of the keys of a layer: its namespace, and the cache's version.
+pub(crate) fn space(namespace: &str, version: &str) -> KeyText {
+    Key::new("http").part(namespace).part(version)
+}
+
 /// The key of a request under a policy: by GET and HEAD, by QUERY, or by POST.
-pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
+pub(crate) fn key(space: &KeyText, of: &KeySource<'_>, policy: &Policy) -> Key {
     let KeySource { uri, rewritten, routed, headers, fields, client, variance, content } = *of;
-    let mut text = Key::new("http");
-    text.add(namespace.as_bytes());
-    text.add(version.as_bytes());
+    let mut text = space.clone();
     if policy.host {
         hosts(&mut text, uri, (headers, fields));
     } else {
@@ -408,7 +412,11 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key(("", ""), &KeySource::from_parts(&uri.parse().unwrap(), &HeaderMap::new()), policy)
+        key(
+            &space("", ""),
+            &KeySource::from_parts(&uri.parse().unwrap(), &HeaderMap::new()),
+            policy,
+        )
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -416,7 +424,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key(("", ""), &KeySource::from_parts(&"/".parse().unwrap(), &headers), policy)
+        key(&space("", ""), &KeySource::from_parts(&"/".parse().unwrap(), &headers), policy)
     }
 
     #[test]

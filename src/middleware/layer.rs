@@ -12,7 +12,7 @@ use super::session::Sessions;
 use super::settings::{LayerSettings, RouteSettings};
 use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
-use super::{pattern, route};
+use super::{keying, pattern, route};
 use crate::cache::names::header_pattern_fault;
 use crate::cache::{Cache, Policy, PolicyError, VaryBy};
 
@@ -57,6 +57,7 @@ impl CacheLayer {
     pub fn new(cache: Cache) -> Self {
         let (rooms, content_rooms) = budgets(CAPTURE_BYTES);
         let shared = LayerSettings {
+            space: keying::space("", cache.version_text()),
             cache,
             namespace: String::new(),
             sessions: None,
@@ -198,7 +199,9 @@ impl CacheLayer {
     /// a different meaning in each. To separate versions of one service, use [`Cache::version`].
     #[must_use]
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.shared).namespace = name.into();
+        let shared = Arc::make_mut(&mut self.shared);
+        shared.namespace = name.into();
+        shared.space = keying::space(&shared.namespace, shared.cache.version_text());
         self
     }
 

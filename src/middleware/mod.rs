@@ -70,7 +70,7 @@ pub(crate) fn key(
     headers: &http::HeaderMap,
     policy: &crate::cache::Policy,
 ) -> crate::entry::Key {
-    keying::key(("", ""), &keying::KeySource::from_parts(uri, headers), policy)
+    keying::key(&keying::space("", ""), &keying::KeySource::from_parts(uri, headers), policy)
 }
 
 pub use body::Body;

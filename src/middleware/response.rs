@@ -39,14 +39,14 @@ impl StoredHead {
         body: &Bytes,
         asked: &RequestDirectives,
     ) -> Response<Body<B>> {
-        let is_ok = self.status == StatusCode::OK;
-        if is_ok && is_known(&asked.conditions, &self.headers) {
+        let is_conditional = self.status == StatusCode::OK && !asked.conditions.is_empty();
+        if is_conditional && is_known(&asked.conditions, &self.headers) {
             return self.not_modified();
         }
         if asked.method == Method::HEAD {
             return self.head(body.len());
         }
-        let part = match is_ok && range_applies(&asked.conditions, &self.headers) {
+        let part = match is_conditional && range_applies(&asked.conditions, &self.headers) {
             true => part(&asked.conditions, body.len()),
             false => RangePart::Whole,
         };

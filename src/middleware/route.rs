@@ -21,11 +21,11 @@ pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
 }
 
 /// Whether routers may know something of the path that neither the client's URI nor the present one shows. They do if a
-/// layer has rewritten the path, and a router has stripped a part of it since.
-pub(crate) fn has_hidden_parts<B>(request: &Request<B>) -> bool {
+/// layer has rewritten the path, and a router has stripped a part of it since. `is_rewritten` says whether the two differ.
+pub(crate) fn has_hidden_parts<B>(request: &Request<B>, is_rewritten: bool) -> bool {
     let (original, present) = (uri(request), request.uri());
     let is_stripped_only = match request.extensions().get::<NestedPath>() {
-        None => original == present,
+        None => !is_rewritten,
         Some(prefix) => {
             let prefix = prefix.as_str().trim_end_matches('/');
             let rest = original.path().strip_prefix(prefix).filter(|_| !prefix.contains('{'));
@@ -107,23 +107,29 @@ pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) 
 
 /// Whether axum matches a path by a pattern. Each hit matches its path, so this reads both once.
 fn matches(pattern: &str, path: &str) -> bool {
-    let (Some(mut pattern), Some(mut path)) = (pattern.strip_prefix('/'), path.strip_prefix('/'))
-    else {
+    let (mut pattern, mut path) = (pattern.as_bytes(), path.as_bytes());
+    if pattern.first() != Some(&b'/') || path.first() != Some(&b'/') {
         return false;
-    };
+    }
+    let mut last = b'/';
     loop {
-        let Some((text, rest)) = split_once(pattern, b'{') else { return path == pattern };
-        let (Some(here), Some((name, rest))) = (path.strip_prefix(text), split_once(rest, b'}'))
-        else {
-            return false;
-        };
-        if name.starts_with('*') {
-            return !here.is_empty();
+        // Up to the next parameter, both have the same text.
+        while let ([wanted, of_pattern @ ..], [here, of_path @ ..]) = (pattern, path)
+            && wanted == here
+            && *wanted != b'{'
+        {
+            (last, pattern, path) = (*wanted, of_pattern, of_path);
         }
-        let ((value, others), (after, rest)) = (until_slash(here), until_slash(rest));
+        let [b'{', rest @ ..] = pattern else { return pattern.is_empty() && path.is_empty() };
+        let Some(end) = rest.iter().position(|byte| *byte == b'}') else { return false };
+        let (name, rest) = (&rest[..end], &rest[end + 1..]);
+        if name.first() == Some(&b'*') {
+            return !path.is_empty();
+        }
+        let ((value, others), (after, rest)) = (until_slash(path), until_slash(rest));
         let Some(value) = value.strip_suffix(after) else { return false };
         // A parameter that is a whole segment is empty anywhere but at the end.
-        let is_whole = (text.is_empty() || text.ends_with('/')) && after.is_empty();
+        let is_whole = last == b'/' && after.is_empty();
         if value.is_empty() && (others.is_empty() || !is_whole) {
             return false;
         }
@@ -132,8 +138,8 @@ fn matches(pattern: &str, path: &str) -> bool {
 }
 
 /// A text up to its first slash, and the rest with the slash.
-fn until_slash(text: &str) -> (&str, &str) {
-    let at = text.bytes().position(|byte| byte == b'/');
+fn until_slash(text: &[u8]) -> (&[u8], &[u8]) {
+    let at = text.iter().position(|byte| *byte == b'/');
     text.split_at(at.unwrap_or(text.len()))
 }
 

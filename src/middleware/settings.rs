@@ -17,7 +17,7 @@ use super::session::Sessions;
 use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
 use crate::cache::{Cache, MissHint, Policy, PostReads, UncacheableStreak};
-use crate::entry::Key;
+use crate::entry::{Key, KeyText};
 use crate::traffic::{Traffic, TrafficRecorder};
 
 /// The layer's settings, shared by every service that it made.
@@ -25,6 +25,8 @@ use crate::traffic::{Traffic, TrafficRecorder};
 pub(crate) struct LayerSettings {
     pub(crate) cache: Cache,
     pub(crate) namespace: String,
+    /// The first parts of this layer's keys.
+    pub(crate) space: KeyText,
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: ByteBudget,
     /// The part of it that requests' content may take.
@@ -66,11 +68,6 @@ impl RouteSettings {
 }
 
 impl LayerSettings {
-    /// The first parts of this layer's keys: its namespace and the cache's version.
-    pub(crate) fn space(&self) -> (&str, &str) {
-        (&self.namespace, self.cache.version_text())
-    }
-
     /// What is asked for a route's pattern, if it is to be cached.
     pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&RouteSettings> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
@@ -89,8 +86,8 @@ impl LayerSettings {
         of: &KeySource<'_>,
         policy: &Policy,
     ) -> (Key, Option<Arc<SearchVariance>>) {
-        let variance = self.variances.known(self.space(), of, policy);
-        (keying::key(self.space(), &of.varying(variance.as_deref()), policy), variance)
+        let variance = self.variances.known(&self.space, of, policy);
+        (keying::key(&self.space, &of.varying(variance.as_deref()), policy), variance)
     }
 
     /// Whether headers decide on any route.

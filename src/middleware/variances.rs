@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock};
 use super::keying::{self, KeySource};
 use super::rules::search_variance::SearchVariance;
 use crate::cache::{Policy, QueryPart};
-use crate::entry::Key;
+use crate::entry::{Key, KeyText};
 use crate::sync::RwLockExt;
 
 /// The maximum number of paths. Beyond it, an arbitrary path is forgotten, which costs an extra miss.
@@ -25,7 +25,7 @@ impl VarianceTable {
     /// so each of them counts, and no other. Most layers know no rule, and need not compute the path's hash.
     pub(crate) fn known(
         &self,
-        space: (&str, &str),
+        space: &KeyText,
         of: &KeySource<'_>,
         policy: &Policy,
     ) -> Option<Arc<SearchVariance>> {
@@ -60,7 +60,7 @@ impl VarianceTable {
 }
 
 /// The key of a request without its query.
-pub(crate) fn path(space: (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
+pub(crate) fn path(space: &KeyText, of: &KeySource<'_>, policy: &Policy) -> Key {
     let any = SearchVariance::none();
     keying::key(space, &of.varying(Some(&any)), policy)
 }

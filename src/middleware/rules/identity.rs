@@ -4,8 +4,6 @@
 //! like a request with `Authorization` (RFC 9111, section 3.5): its response is shared only if the policy or the response
 //! says so.
 
-use std::collections::BTreeSet;
-
 use http::{HeaderMap, HeaderName};
 
 /// Names other than the custom ones below, sorted by bytes. A name that ends in `*` is a prefix.
@@ -181,13 +179,13 @@ fn may_begin(beginnings: &Beginnings, name: &[u8]) -> bool {
 /// The headers that identify the client: the known ones, and those that a service adds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdentityHeaders {
-    added: BTreeSet<String>,
+    added: Vec<String>,
 }
 
 impl IdentityHeaders {
     /// Adds a name, which may end in `*`.
     pub(crate) fn add(&mut self, name: &str) {
-        self.added.insert(name.to_ascii_lowercase());
+        self.added.push(name.to_ascii_lowercase());
     }
 
     /// Whether a service has added this header.
@@ -219,7 +217,10 @@ fn is_listed(name: &str) -> bool {
     }
     // No known name begins with another one. So those whose first eight bytes are the same can match, and of the shorter
     // ones, only the last.
-    let this = start(name.as_bytes());
+    let this = match name.as_bytes().first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => start(name.as_bytes()),
+    };
     for at in (0..KNOWN_STARTS.partition_point(|known| *known <= this)).rev() {
         if matches(KNOWN[at], name) {
             return true;
