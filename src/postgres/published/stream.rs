@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::kept::{KeptStream, SlotKind};
 use super::{PublishedChanges, ResumePoint};
+use crate::broken::is_broken;
 use crate::postgres::database::Database;
 use crate::postgres::deadline::{within, within_limit};
 use crate::postgres::log::{MOST_KEYS, Snapshot};
@@ -247,6 +248,9 @@ impl PublishedStream {
 
     /// Takes a watermark, and adds what it shows to what is unreported. Returns whether there is a stream: it may have ended.
     pub(super) async fn watermark(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
+        if is_broken("watermark") && !self.is_due && self.is_running() && self.seen.is_some() {
+            return Ok(true);
+        }
         self.is_due = false;
         if let Some(error) = self.ended.take() {
             self.give_up(&error);
