@@ -6,14 +6,16 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bincode::config::standard;
 use bincode::serde::{decode_from_slice, encode_to_vec};
-use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use redis::caching::CacheConfig;
+use redis::{AsyncCommands, AsyncConnectionConfig};
 use serde::{Deserialize, Serialize};
 use tidegate::{Cache, Key, Memory, RedisOptions, ValuePolicy};
 use tidegate_testing::RedisServer;
@@ -94,12 +96,26 @@ impl Item {
     }
 }
 
+/// A connection that stores replies in this process until Redis announces a change (Redis manual, "Client-side caching").
+async fn client_side(server: &RedisServer) -> Result<MultiplexedConnection, Failure> {
+    let size = NonZeroUsize::new(2 * KEYS as usize).ok_or("no keys")?;
+    let config = AsyncConnectionConfig::new().set_cache_config(CacheConfig::new().set_size(size));
+    let client = redis::Client::open(format!("{}?protocol=resp3", server.url()))?;
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    for id in 0..KEYS {
+        let _: () = connection.set(name(id), encode_to_vec(Item::new(id), standard())?).await?;
+    }
+    Ok(connection)
+}
+
 async fn memory(rounds: u32, hits: u32) -> Result<Vec<Measured>, Failure> {
     let moka = moka::future::Cache::<u32, Item>::builder();
     // With room for twice as many: shards are not filled evenly.
     let moka = moka.max_capacity(2 * u64::from(KEYS)).time_to_live(TTL).build();
     let foyer: foyer_memory::Cache<u32, Item> =
         foyer_memory::CacheBuilder::new(2 * KEYS as usize).build();
+    let server = RedisServer::start().await?;
+    let client_side = client_side(&server).await?;
     let cache = Cache::new(Memory::new(64 << 20));
     let policy = ValuePolicy::ttl(TTL).tag("items").build()?;
     let from_moka = async |id| moka.get_with(id, async move { Item::load(id) }).await;
@@ -108,27 +124,37 @@ async fn memory(rounds: u32, hits: u32) -> Result<Vec<Measured>, Failure> {
             foyer.get_or_fetch(&id, || async move { Ok::<_, Infallible>(Item::load(id)) }).await;
         found.map(|found| found.value().clone()).map_err(|error| error.to_string())
     };
+    let from_redis = async |id| {
+        let bytes: Vec<u8> = client_side.clone().get(name(id)).await?;
+        decode_one(&bytes)
+    };
     let from_tidegate = async |id: u32| {
         let key = Key::new("item").part(id.to_be_bytes()).finish();
         cache.get_or_load(&key, &policy, async || Ok::<_, Infallible>(Item::load(id))).await
     };
     for id in 0..KEYS {
-        let found = [from_moka(id).await, from_foyer(id).await?, from_tidegate(id).await?];
-        if found != [(); 3].map(|()| Item::new(id)) {
+        let found = [
+            from_moka(id).await,
+            from_foyer(id).await?,
+            from_redis(id).await?,
+            from_tidegate(id).await?,
+        ];
+        if found != [(); 4].map(|()| Item::new(id)) {
             return Err("a cache returned another value".into());
         }
     }
     let mut random = fastrand::Rng::with_seed(1);
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; 4];
     for round in 0..rounds as usize {
         let ids: Vec<u32> = (0..hits).map(|_| random.u32(..KEYS)).collect();
-        for at in 0..3 {
-            let at = (at + round) % 3;
+        for at in 0..4 {
+            let at = (at + round) % 4;
             let began = Instant::now();
             for &id in &ids {
                 match at {
                     0 => drop(black_box(from_moka(id).await)),
                     1 => drop(black_box(from_foyer(id).await?)),
+                    2 => drop(black_box(from_redis(id).await?)),
                     _ => drop(black_box(from_tidegate(id).await?)),
                 }
             }
@@ -138,7 +164,11 @@ async fn memory(rounds: u32, hits: u32) -> Result<Vec<Measured>, Failure> {
     if LOADS.swap(0, Ordering::Relaxed) != 3 * KEYS {
         return Err("a cache has lost values".into());
     }
-    measured(["moka", "foyer", "tidegate"], &times)
+    let misses = client_side.get_cache_statistics().map(|counted| counted.miss);
+    if misses != Some(KEYS as usize) {
+        return Err(format!("the client-side cache had {misses:?} misses").into());
+    }
+    measured(["moka", "foyer", "redis, client-side", "tidegate"], &times)
 }
 
 async fn batch(rounds: u32, batches: u32) -> Result<Vec<Measured>, Failure> {
@@ -216,13 +246,13 @@ async fn decode_alone(connection: &mut MultiplexedConnection) -> Result<Timed, F
     Ok((decoded, Some(began.elapsed())))
 }
 
-#[expect(clippy::disallowed_methods, reason = "as one decodes by hand")]
 fn decode(found: &[Vec<u8>]) -> Result<HashMap<u32, Item>, Failure> {
-    let decoded = found.iter().map(|bytes| {
-        let (item, _) = decode_from_slice::<Item, _>(bytes, standard())?;
-        Ok((item.id, item))
-    });
-    decoded.collect()
+    found.iter().map(|bytes| decode_one(bytes).map(|item| (item.id, item))).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "as one decodes by hand")]
+fn decode_one(bytes: &[u8]) -> Result<Item, Failure> {
+    Ok(decode_from_slice::<Item, _>(bytes, standard())?.0)
 }
 
 fn measured<const N: usize>(
