@@ -11,6 +11,8 @@ pub(crate) struct TagTemplate {
     pieces: Vec<TemplatePiece>,
     /// The tag itself, if it has no parameters.
     fixed: Option<PolicyTag>,
+    /// The tags of the table that it narrows, if the name of the table has no parameters.
+    table: Option<TableTags>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +33,13 @@ impl TagTemplate {
         }
         pieces.push(TemplatePiece::Text(rest.into()));
         let fixed = (pieces.len() == 1).then(|| PolicyTag::new(rest));
-        Self { source: source.into(), pieces, fixed }
+        let table = match &pieces[..] {
+            [TemplatePiece::Text(text), ..] => {
+                ends(text).map(|(table, _)| TableTags::new(&text[..table]))
+            }
+            _ => None,
+        };
+        Self { source: source.into(), pieces, fixed, table }
     }
 
     /// The names of its parameters.
@@ -59,7 +67,7 @@ impl TagTemplate {
     ) -> Option<PolicyTag> {
         match &self.fixed {
             Some(tag) => Some(tag.clone()),
-            None => self.name(parameter).map(PolicyTag::new),
+            None => Some(PolicyTag::in_table(self.name(parameter)?.into(), self.table)),
         }
     }
 
@@ -93,14 +101,47 @@ pub(crate) struct PolicyTag {
     /// Whether Postgres prints the value in the same form, after normalization. Otherwise the tag of a change to these rows
     /// is unknown, so a response depends on the whole table instead.
     is_exact: bool,
+    /// The tag of its table that it comes with, if it narrows one.
+    of_table: Option<Tag>,
+}
+
+/// The tags of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TableTags {
+    /// Of any change.
+    all: Tag,
+    /// Of changes that are too large to be recorded row by row.
+    bulk: Tag,
+}
+
+impl TableTags {
+    fn new(table: &str) -> Self {
+        Self { all: Tag::table(table), bulk: Tag::bulk(table) }
+    }
+}
+
+/// The ends of the table and of the column in the name of a tag, if it has the form `table:column=value`.
+fn ends(name: &str) -> Option<(usize, usize)> {
+    let column = name.find('=')?;
+    Some((name[..column].rfind(':')?, column))
 }
 
 impl PolicyTag {
     pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
-        let name = name.into();
-        let ends = name.find('=').and_then(|column| Some((name[..column].rfind(':')?, column)));
+        Self::in_table(name.into(), None)
+    }
+
+    /// With the tags of its table, if they are known.
+    fn in_table(name: Arc<str>, table: Option<TableTags>) -> Self {
+        let ends = ends(&name);
         let is_exact = ends.is_none_or(|(_, column)| Tag::is_exact(&name[column + 1..]));
-        Self { tag: Tag::named(&name), name, ends, is_exact }
+        let of_table = ends.map(|(end, _)| match (table, is_exact) {
+            (Some(table), true) => table.bulk,
+            (Some(table), false) => table.all,
+            (None, true) => Tag::bulk(&name[..end]),
+            (None, false) => Tag::table(&name[..end]),
+        });
+        Self { tag: Tag::named(&name), name, ends, is_exact, of_table }
     }
 
     pub(crate) fn tag(&self) -> Tag {
@@ -116,9 +157,7 @@ impl PolicyTag {
     /// The tag together with its table's bulk tag, or with the table's tag if the value is not exact. For a long value,
     /// also the tag that all long values of the column share.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
-        let of_table = if self.is_exact { Tag::bulk } else { Tag::table };
-        let table = self.column_of().map(|(table, _)| of_table(table));
-        [self.tag].into_iter().chain(table).chain(self.long_values())
+        [self.tag].into_iter().chain(self.of_table).chain(self.long_values())
     }
 
     fn long_values(&self) -> Option<Tag> {
@@ -134,7 +173,8 @@ impl PolicyTag {
     pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
         let name: Arc<str> = format!("{table}:{column}={value}").into();
         let ends = Some((table.len(), table.len() + 1 + column.len()));
-        Self { tag: Tag::named(&name), name, ends, is_exact: true }
+        let of_table = Some(Tag::bulk(table));
+        Self { tag: Tag::named(&name), name, ends, is_exact: true, of_table }
     }
 
     /// Whether changes to the rows that it names have this tag.

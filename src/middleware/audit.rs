@@ -31,7 +31,7 @@ impl<S> Exchange<S> {
     {
         // A comparison that waits for others is not worth a connection to the database.
         let Some(permit) = self.routes.cache.try_permit(&plan.policy) else { return };
-        if !self.tag(&mut plan, &request) {
+        if !self.tag(&mut plan, &mut request) {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);

@@ -46,7 +46,7 @@ pub(crate) struct BodyBuffer {
     /// Whether it streams, and neither `Content-Length` nor its size hint gives the length.
     is_open_ended: bool,
     /// Whether an entry is stored that this response supersedes, even if the response can't be stored.
-    supersedes: bool,
+    pub(crate) supersedes: bool,
     room: BudgetShare,
     /// When the head arrived. The response's age counts from this moment (RFC 9111, section 4.2.3).
     since: Instant,
@@ -61,13 +61,14 @@ pub(crate) enum BufferOutcome {
 }
 
 impl BodyBuffer {
+    /// Boxed, since it is large and changes hands often.
     pub(crate) fn new(
         lead: Box<FillGuard>,
         (head, place): (StoredHead, StoreTarget),
         (limit, finish): (usize, Duration),
         room: BudgetShare,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             lead,
             head,
             place,
@@ -80,16 +81,12 @@ impl BodyBuffer {
             supersedes: false,
             room,
             since: clock::now(),
-        }
+        })
     }
 
     /// Awaits the end of the body if its head, with the fields that are not stored, announces trailers.
-    pub(crate) fn expecting_trailers_of(self, headers: &HeaderMap) -> Self {
-        Self { may_have_trailers: announces_trailers(headers), ..self }
-    }
-
-    pub(crate) fn superseding(self, supersedes: bool) -> Self {
-        Self { supersedes, ..self }
+    pub(crate) fn expect_trailers_of(&mut self, headers: &HeaderMap) {
+        self.may_have_trailers = announces_trailers(headers);
     }
 
     /// From now on the body arrives at the client's pace, if it is sent `to_client`. `is_measured` says whether its size hint
@@ -153,7 +150,7 @@ impl BodyBuffer {
     }
 
     /// Stores the complete body.
-    pub(crate) fn end(self) -> BufferOutcome {
+    pub(crate) fn end(self: Box<Self>) -> BufferOutcome {
         // RFC 9111, section 3.3.
         if promised(&self.head.headers).is_some_and(|promised| promised != self.length) {
             let why = "the body's length differs from its Content-Length";
@@ -169,7 +166,7 @@ impl BodyBuffer {
 
     /// Ends the fill, since the body can't be stored. If that is due to the response itself, and not to its transfer, the
     /// older response that is stored may no longer be used (RFC 9111, section 4.3.3).
-    pub(crate) fn refuse(self, uncacheable: Uncacheable) -> Uncacheable {
+    pub(crate) fn refuse(self: Box<Self>, uncacheable: Uncacheable) -> Uncacheable {
         if self.supersedes && [TOO_LARGE, SETS_COOKIE].contains(&uncacheable.token) {
             self.lead.remove_stored();
         }

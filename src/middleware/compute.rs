@@ -132,7 +132,7 @@ impl<S> Exchange<S> {
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !self.tag(&mut plan, &request) || !lead.claim().await {
+        if !self.tag(&mut plan, &mut request) || !lead.claim().await {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);

@@ -60,7 +60,7 @@ impl LayerSettings {
 
 impl RequestContext {
     /// Fills in the tags that the policy names; `false` if a parameter is missing.
-    pub(crate) fn tag<A>(&mut self, request: &Request<A>) -> bool {
+    pub(crate) fn tag<A>(&mut self, request: &mut Request<A>) -> bool {
         let tags = route::tags(request, &self.policy);
         let is_whole = tags.is_some();
         self.ask.tags = tags.unwrap_or_default();

@@ -30,7 +30,7 @@ pub(crate) struct Exchange<S> {
 impl<S> Exchange<S> {
     /// Fills in the tags that a new response gets from the policy; under `Policy::standard`, also the tag that a write to
     /// its URI invalidates. Returns `false` if a path parameter is missing.
-    pub(super) fn tag<A>(&self, plan: &mut RequestContext, request: &Request<A>) -> bool {
+    pub(super) fn tag<A>(&self, plan: &mut RequestContext, request: &mut Request<A>) -> bool {
         let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
         if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
             plan.ask.tags.push(tag);

@@ -190,9 +190,10 @@ impl<'p> ResponseFill<'p> {
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
         let supersedes = self.may_supersede(parts.status);
-        let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room())
-            .expecting_trailers_of(&parts.headers)
-            .superseding(supersedes);
+        let mut capture =
+            BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room());
+        capture.expect_trailers_of(&parts.headers);
+        capture.supersedes = supersedes;
         let mut captured = TeeBody::new(body, capture);
         let ahead = captured.read_ahead(cx);
         let is_streaming = ahead.is_none();

@@ -52,13 +52,13 @@ impl<S> Exchange<S> {
         self,
         mut found: LookupResult,
         mut plan: RequestContext,
-        request: Request<A>,
+        mut request: Request<A>,
     ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !self.tag(&mut plan, &request) {
+        if !self.tag(&mut plan, &mut request) {
             drop(found);
             return Box::pin(self.uncached(BypassReason::NoParameter, plan, request));
         }

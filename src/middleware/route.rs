@@ -50,11 +50,9 @@ pub(crate) fn shows_all<'p>(
 }
 
 /// The tags that a policy names for a request, with the parameters that the handler gets; `None` if one of these is missing.
-pub(crate) fn tags<B>(request: &Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
-    let parameters = policy
-        .parameters()
-        .next()
-        .and_then(|_| PathParameters::from_extensions(request.extensions()));
+pub(crate) fn tags<B>(request: &mut Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
+    let has_parameters = policy.parameters().next().is_some();
+    let parameters = has_parameters.then(|| PathParameters::from_request(request)).flatten();
     policy.tags_with(|name| parameters.as_ref()?.get(name).map(Cow::Borrowed))
 }
 

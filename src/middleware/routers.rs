@@ -27,6 +27,14 @@ impl PathParameters {
         read(extensions)?.ok().map(Self)
     }
 
+    /// The same, without copying the request's other extensions.
+    pub(crate) fn from_request<B>(request: &mut Request<B>) -> Option<Self> {
+        let extensions = std::mem::take(request.extensions_mut());
+        let (read, extensions) = read_from(extensions);
+        *request.extensions_mut() = extensions;
+        read?.ok().map(Self)
+    }
+
     /// All of them, with their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter()
@@ -43,14 +51,21 @@ impl PathParameters {
 }
 
 /// The parameters, which may be empty; `None` if no router has matched the request.
-fn read(extensions: &Extensions) -> Option<Result<RawPathParams, RawPathParamsRejection>> {
+type ReadParameters = Option<Result<RawPathParams, RawPathParamsRejection>>;
+
+fn read(extensions: &Extensions) -> ReadParameters {
+    read_from(extensions.clone()).0
+}
+
+/// The parameters, and the extensions that they were read from.
+fn read_from(extensions: Extensions) -> (ReadParameters, Extensions) {
     let (mut parts, ()) = Request::new(()).into_parts();
-    parts.extensions = extensions.clone();
+    parts.extensions = extensions;
     // It waits for nothing.
-    match RawPathParams::from_request_parts(&mut parts, &()).now_or_never()? {
-        Err(RawPathParamsRejection::MissingPathParams(_)) => None,
-        read => Some(read),
-    }
+    let read = RawPathParams::from_request_parts(&mut parts, &()).now_or_never();
+    let is_missing =
+        |read: &Result<_, _>| matches!(read, Err(RawPathParamsRejection::MissingPathParams(_)));
+    (read.filter(|read| !is_missing(read)), parts.extensions)
 }
 
 /// Whether axum's routers have added all of so many extensions whose types are private to axum or not known.

@@ -331,7 +331,7 @@ impl<S> CacheService<S> {
         &mut self,
         reason: BypassReason,
         Met { session, seen, is_read }: Met,
-        request: Request<A>,
+        mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
         S: Handler<A>,
@@ -350,7 +350,7 @@ impl<S> CacheService<S> {
         let policy = self.route(&request).map(|route| route.policy.clone());
         let ask = LookupOptions { observer, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);
-        let record = self.record(&request, policy.as_deref(), (ask, may_write));
+        let record = self.record(&mut request, policy.as_deref(), (ask, may_write));
         let written = (!is_read).then(|| self.written(&request, policy.as_deref())).flatten();
         let tag_fields =
             policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
@@ -370,7 +370,7 @@ impl<S> CacheService<S> {
     /// The scope of a request that bypasses the cache.
     fn record<A>(
         &self,
-        request: &Request<A>,
+        request: &mut Request<A>,
         policy: Option<&Policy>,
         (ask, may_write): (LookupOptions, bool),
     ) -> Record {

@@ -24,7 +24,7 @@ pub(crate) struct TeeBody<B: HttpBody> {
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
     ended: bool,
     /// Reads the rest for the cache if the client disconnects.
-    finish: Option<fn(Self, BodyBuffer)>,
+    finish: Option<fn(Self, Box<BodyBuffer>)>,
 }
 
 /// The result of one poll of a buffered body.
@@ -39,8 +39,9 @@ where
     B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
 {
     /// Buffers a body. If the client disconnects, the rest is read for the buffer's `finish` time.
-    pub(crate) fn new(body: B, capture: BodyBuffer) -> Self {
-        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, BodyBuffer));
+    pub(crate) fn new(body: B, capture: Box<BodyBuffer>) -> Self {
+        let finish =
+            (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, Box<BodyBuffer>));
         let record = capture.record().clone();
         let (body, capture) = (Some(Box::pin(body)), TimedBuffer::new(capture));
         Self { body, record, capture, ahead: VecDeque::new(), ended: false, finish }
@@ -55,12 +56,12 @@ where
         }
     }
 
-    fn finish(self, capture: BodyBuffer) {
+    fn finish(self, capture: Box<BodyBuffer>) {
         let limit = capture.finish;
         self.read_within(limit, capture);
     }
 
-    fn read_within(mut self, limit: Duration, capture: BodyBuffer) {
+    fn read_within(mut self, limit: Duration, capture: Box<BodyBuffer>) {
         self.capture.put_back(capture);
         let rest = async move {
             let read = poll_fn(|cx| {

@@ -26,12 +26,12 @@ pub(crate) struct TimedBuffer {
 
 #[derive(Debug)]
 struct TimedBufferState {
-    capture: Option<BodyBuffer>,
+    capture: Option<Box<BodyBuffer>>,
     late: bool,
 }
 
 impl TimedBuffer {
-    pub(crate) fn new(capture: BodyBuffer) -> Self {
+    pub(crate) fn new(capture: Box<BodyBuffer>) -> Self {
         let state = TimedBufferState { capture: Some(capture), late: false };
         Self { state: Arc::new(Mutex::new(state)), watch: None }
     }
@@ -51,7 +51,7 @@ impl TimedBuffer {
         lock(&self.state).capture.is_some()
     }
 
-    pub(crate) fn take(&mut self) -> Option<BodyBuffer> {
+    pub(crate) fn take(&mut self) -> Option<Box<BodyBuffer>> {
         lock(&self.state).capture.take()
     }
 
@@ -61,7 +61,7 @@ impl TimedBuffer {
     }
 
     /// Puts the buffer back, or rejects it if its time is over.
-    pub(crate) fn put_back(&mut self, capture: BodyBuffer) {
+    pub(crate) fn put_back(&mut self, capture: Box<BodyBuffer>) {
         let mut state = lock(&self.state);
         if state.late {
             drop(state);

@@ -97,7 +97,7 @@ impl LargeKeys {
     }
 
     fn slot(&self, key: u64) -> &AtomicU64 {
-        &self.slots[(key >> SIZE.count_ones()) as usize % self.slots.len()]
+        &self.slots[(key >> 2) as usize % self.slots.len()]
     }
 }
 
