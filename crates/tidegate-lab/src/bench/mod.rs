@@ -6,6 +6,7 @@ mod compression;
 mod connections;
 mod memory;
 mod misses;
+mod nodes;
 mod pgbench;
 mod processor;
 mod resident;
@@ -36,6 +37,8 @@ pub(crate) enum Bench {
     Writes(writes::Options),
     /// Measure the time of a hit with growing numbers of keys, tags, bytes and threads
     Scaling(scaling::Options),
+    /// Count the transactions that nodes cause on the primary, by their number
+    Nodes(nodes::Options),
     /// Hold many connections open, and measure the memory of each
     Connections(connections::Options),
     /// Change keys, sessions and the schema for a time, and check that the process does not grow
@@ -51,6 +54,7 @@ pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failur
         Bench::Staleness(options) => staleness::run(options, output).await,
         Bench::Writes(options) => writes::run(options, output).await,
         Bench::Scaling(options) => scaling::run(options, output).await,
+        Bench::Nodes(options) => nodes::run(options, output).await,
         Bench::Connections(options) => connections::run(options, output).await,
         Bench::Memory(options) => memory::run(options, output).await,
     }
