@@ -29,11 +29,15 @@ impl Cache {
         policy: &Policy,
         leaders: impl IntoIterator<Item = &'a FlightLeader>,
     ) -> PendingPermit {
-        if let Some(permit) = Record::permit().or_else(|| self.try_permit(policy)) {
-            return PendingPermit { permit, has_waited: false };
+        match Record::permit().or_else(|| self.try_permit(policy)) {
+            Some(permit) => PendingPermit { permit, has_waited: false },
+            // Boxed, so that the future of a fill that need not wait does not include its size.
+            None => Box::pin(self.await_permit(policy, leaders.into_iter().collect())).await,
         }
+    }
+
+    async fn await_permit(&self, policy: &Policy, leaders: Vec<&FlightLeader>) -> PendingPermit {
         let permits = &self.shared.permits;
-        let leaders: Vec<_> = leaders.into_iter().collect();
         let _queued: Vec<_> = leaders.iter().map(|leader| leader.queue()).collect();
         let counters = &self.shared.counters;
         let own =

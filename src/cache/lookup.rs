@@ -73,38 +73,43 @@ impl Cache {
     }
 
     /// Finds an entry, or returns the guard for computing it.
-    pub(crate) async fn lookup(
-        &self,
-        key: &Key,
-        policy: &Arc<Policy>,
-        ask: LookupOptions,
+    pub(crate) fn lookup<'a>(
+        &'a self,
+        key: &'a Key,
+        policy: &'a Arc<Policy>,
+        ask: &'a LookupOptions,
         mode: FlightMode,
-    ) -> LookupResult {
+    ) -> impl Future<Output = LookupResult> + Send + 'a {
         let mut search = LookupTask::new(self, key, policy, ask);
-        if let Some(reason) = self.begin(&mut search, mode == FlightMode::Join).await {
-            return LookupResult::Bypass(match (mode, reason) {
-                (FlightMode::Never, _) | (_, BypassReason::Off) => search.bypass(reason, None),
-                (FlightMode::Join | FlightMode::Solo, _) => search.bypass_limited(reason).await,
-            });
+        async move {
+            if let Some(reason) = self.begin(&mut search, mode == FlightMode::Join).await {
+                return LookupResult::Bypass(match (mode, reason) {
+                    (FlightMode::Never, _) | (_, BypassReason::Off) => search.bypass(reason, None),
+                    // Boxed, so that a hit's future does not include its size.
+                    (FlightMode::Join | FlightMode::Solo, _) => {
+                        Box::pin(search.bypass_limited(reason)).await
+                    }
+                });
+            }
+            if mode == FlightMode::Join {
+                let hit = if search.ask.is_absent { None } else { search.peek() };
+                return match hit {
+                    Some(hit) => LookupResult::Hit(hit),
+                    None => search.lead_or_join().await,
+                };
+            }
+            if let Some(hit) = search.find().await {
+                return LookupResult::Hit(hit);
+            }
+            if mode == FlightMode::Never {
+                return LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None));
+            }
+            let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
+            if has_waited && let Some(hit) = search.find().await {
+                return LookupResult::Hit(hit);
+            }
+            LookupResult::Miss(search.fill_guard(None, Some(permit)))
         }
-        if mode == FlightMode::Join {
-            let hit = if search.ask.is_absent { None } else { search.peek() };
-            return match hit {
-                Some(hit) => LookupResult::Hit(hit),
-                None => search.lead_or_join().await,
-            };
-        }
-        if let Some(hit) = search.find().await {
-            return LookupResult::Hit(hit);
-        }
-        if mode == FlightMode::Never {
-            return LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None));
-        }
-        let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
-        if has_waited && let Some(hit) = search.find().await {
-            return LookupResult::Hit(hit);
-        }
-        LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
     /// For each key, finds an entry, or returns the guard for computing it; `None` if another request is computing it. Waits
@@ -113,7 +118,7 @@ impl Cache {
         &self,
         keys: &[&Key],
         policy: &Arc<Policy>,
-        ask: LookupOptions,
+        ask: &LookupOptions,
     ) -> Vec<Option<LookupResult>> {
         let Some(first) = keys.first() else { return Vec::new() };
         let mut proven = LookupTask::new(self, first, policy, ask);
@@ -159,10 +164,10 @@ impl Cache {
         policy: &Arc<Policy>,
         ask: &LookupOptions,
     ) -> Option<Hit> {
-        let mut search = LookupTask::new(self, key, policy, ask.clone());
+        let mut search = LookupTask::new(self, key, policy, ask);
         search.passed_over = self.stored(key).await;
         let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
-        search.ask.session = must_see(ask.session, own);
+        search.session = must_see(ask.session, own);
         search.fallback()
     }
 

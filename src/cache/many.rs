@@ -149,8 +149,7 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         wanted: Vec<RequestedValue<I>>,
     ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {
         let keys: Vec<&Key> = wanted.iter().map(|one| &one.key).collect();
-        let (policy, ask) = (self.settings(), self.ask.clone());
-        let lookups = self.cache.try_lookup_many(&keys, policy, ask).await;
+        let lookups = self.cache.try_lookup_many(&keys, self.settings(), &self.ask).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
         for (wanted, lookup) in wanted.into_iter().zip(lookups) {
             match lookup {
@@ -163,8 +162,8 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
 
     /// Waits for a value that another request is loading.
     async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
-        let (policy, ask) = (self.settings(), self.ask.clone());
-        let lookup = self.cache.lookup(&wanted.key, policy, ask, FlightMode::Join).await;
+        let (policy, mode) = (self.settings(), FlightMode::Join);
+        let lookup = self.cache.lookup(&wanted.key, policy, &self.ask, mode).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 

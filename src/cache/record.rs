@@ -122,7 +122,7 @@ impl Record {
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match Arc::get_mut(&mut self.0) {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
-            None => self.mark_uncacheable(Uncacheable::new(
+            None => self.note_uncacheable(Uncacheable::new(
                 "late-tags",
                 "its tags were added after the work had begun",
             )),
@@ -241,9 +241,19 @@ impl Record {
         Ok(SimulatedProof { began, tags: notes.tags.iter().copied().collect() })
     }
 
-    /// Marks the response as uncacheable. The first reason is kept.
+    /// Marks the response as uncacheable, whatever its policy, and those of outer scopes, of which it is a part. The first
+    /// reason is kept.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
     pub fn mark_uncacheable(&self, uncacheable: Uncacheable) {
+        for record in self.outward() {
+            record.notes().excluded.get_or_insert_with(|| uncacheable.clone());
+        }
+    }
+
+    /// Notes why it is not known, or not known for long enough, what the response depends on. That does not matter under an
+    /// untracked policy. The first reason is kept.
+    #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
+    pub(crate) fn note_uncacheable(&self, uncacheable: Uncacheable) {
         for record in self.outward() {
             let mut notes = record.notes();
             notes.caveats.behind |= uncacheable.token == REPLICA_BEHIND;

@@ -98,6 +98,10 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let stray = Stray::lookup();
+        if policy.lacks_id() {
+            policy.warn_of_missing_id();
+            return self.compute_unstored(policy.settings(), load).await;
+        }
         let key = &*self.own(key);
         let mut ask =
             LookupOptions { holds: Some(V::is_in), ..LookupOptions::for_value(stray.as_ref()) };
@@ -110,13 +114,10 @@ impl Cache {
             }
             Err(no_hit) => ask.is_absent = no_hit == NoHit::Absent,
         }
-        let Some(tags) = policy.tags(None) else {
-            policy.warn_of_missing_id();
-            return self.compute_unstored(policy.settings(), load).await;
-        };
-        ask.tags = tags;
+        // `None` only without an id.
+        ask.tags = policy.tags(None).unwrap_or_default();
         let policy = policy.settings();
-        match self.lookup(key, policy, ask.clone(), FlightMode::Join).await {
+        match self.lookup(key, policy, &ask, FlightMode::Join).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,
                 None => compute(&self.record(Some(policy), ask), policy, load).await,
@@ -137,7 +138,7 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let record = self.record(Some(policy), LookupOptions::default());
-        record.mark_uncacheable(Uncacheable::new(
+        record.note_uncacheable(Uncacheable::new(
             "missing-id",
             "a tag of the ValuePolicy uses {id}, and the value has no id",
         ));

@@ -24,7 +24,7 @@ impl<S> Exchange<S> {
     pub(crate) async fn audit<A>(
         mut self,
         entry: Arc<Entry>,
-        mut plan: RequestContext,
+        mut plan: Box<RequestContext>,
         mut request: Request<A>,
     ) where
         S: Handler<A>,
@@ -46,7 +46,7 @@ impl<S> Exchange<S> {
     pub(crate) async fn shadowed<A>(
         mut self,
         entry: Arc<Entry>,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where

@@ -80,7 +80,7 @@ impl<S> Exchange<S> {
     pub(super) async fn bypassed<A>(
         mut self,
         bypass: Bypass,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
@@ -106,7 +106,7 @@ impl<S> Exchange<S> {
     pub(crate) async fn uncached<A>(
         mut self,
         reason: BypassReason,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
@@ -129,7 +129,7 @@ impl<S> Exchange<S> {
     pub(crate) fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
         if let Some(record) = Record::current() {
-            record.mark_uncacheable(Uncacheable::new(
+            record.note_uncacheable(Uncacheable::new(
                 "not-cached",
                 "a part of it was requested with only-if-cached, and is not cached",
             ));

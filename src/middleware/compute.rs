@@ -34,7 +34,7 @@ impl<S> Exchange<S> {
     pub(super) fn compute<A>(
         mut self,
         mut lead: Box<FillGuard>,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
@@ -126,7 +126,7 @@ impl<S> Exchange<S> {
     pub(super) async fn renew<A>(
         mut self,
         mut lead: Box<FillGuard>,
-        mut plan: RequestContext,
+        mut plan: Box<RequestContext>,
         mut request: Request<A>,
     ) where
         S: Handler<A>,
@@ -138,7 +138,7 @@ impl<S> Exchange<S> {
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         lead.detach();
         lead.tag(&plan.ask.tags);
-        let sent = (&mut plan, &self.routes.identity);
+        let sent = (&mut *plan, &self.routes.identity);
         let is_stripped = strip_client(&mut request, sent, lead.marker.as_deref());
         whole(request.method_mut());
         whole(&mut plan.asked.method);
@@ -163,7 +163,7 @@ impl<S> Exchange<S> {
     pub(super) async fn compute_part<A>(
         mut self,
         mut lead: Box<FillGuard>,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where

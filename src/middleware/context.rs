@@ -31,7 +31,7 @@ pub(crate) struct RequestContext {
     /// Which parameters of the query count in the key, if a response has said so.
     pub(crate) variance: Option<Arc<SearchVariance>>,
     /// The request's target, under `Policy::standard`.
-    pub(crate) place: Option<RequestPlace>,
+    pub(crate) place: Option<Box<RequestPlace>>,
 }
 
 /// A request's target.
@@ -91,23 +91,33 @@ impl RequestContext {
 
     /// Looks up the response under the request's key, following a vary marker. On a miss, the request joins a flight,
     /// unless it is for a part, has `only-if-cached`, or is in shadow mode.
-    pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> LookupResult {
-        let found = self.find_under(&self.key, self.ask.clone(), cache).await;
-        let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
-            return found;
-        };
-        match self.variant_key(entry, headers).map(Box::new) {
-            // Boxed, since most lookups need no second key.
-            Some(key) => {
-                let ask = LookupOptions { is_absent: false, ..self.ask.clone() };
-                let mut found_variant = Box::pin(self.find_under(&key, ask, cache)).await;
-                if let LookupResult::Hit(hit) = &found_variant {
-                    note_use(entry, &key, &hit.found);
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of one has room for its arguments twice"
+    )]
+    pub(crate) fn find(
+        &self,
+        cache: &Cache,
+        headers: &HeaderMap,
+    ) -> impl Future<Output = LookupResult> + Send {
+        async move {
+            let found = self.find_under(&self.key, &self.ask, cache).await;
+            let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
+                return found;
+            };
+            match self.variant_key(entry, headers).map(Box::new) {
+                // Boxed, since most lookups need no second key.
+                Some(key) => {
+                    let ask = LookupOptions { is_absent: false, ..self.ask.clone() };
+                    let mut found_variant = Box::pin(self.find_under(&key, &ask, cache)).await;
+                    if let LookupResult::Hit(hit) = &found_variant {
+                        note_use(entry, &key, &hit.found);
+                    }
+                    found_variant.note_marker(entry);
+                    found_variant
                 }
-                found_variant.note_marker(entry);
-                found_variant
+                None => found,
             }
-            None => found,
         }
     }
 
@@ -141,7 +151,12 @@ impl RequestContext {
         self.asked.method != Method::HEAD && !self.asked.fields.has_any(&RequestField::CONDITIONS)
     }
 
-    async fn find_under(&self, key: &Key, ask: LookupOptions, cache: &Cache) -> LookupResult {
+    fn find_under<'a>(
+        &'a self,
+        key: &'a Key,
+        ask: &'a LookupOptions,
+        cache: &'a Cache,
+    ) -> impl Future<Output = LookupResult> + Send + 'a {
         let mode = if self.wants_only_stored() {
             FlightMode::Never
         } else if self.asked.is_for_a_part() || self.policy.shadow {
@@ -149,7 +164,7 @@ impl RequestContext {
         } else {
             FlightMode::Join
         };
-        cache.lookup(key, &self.policy, ask, mode).await
+        cache.lookup(key, &self.policy, ask, mode)
     }
 }
 

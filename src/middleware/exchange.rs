@@ -39,7 +39,7 @@ impl<S> Exchange<S> {
                 &KeySource::new(request, &plan.asked),
                 &plan.policy,
             );
-            plan.place = Some(RequestPlace { target, path });
+            plan.place = Some(Box::new(RequestPlace { target, path }));
         }
         is_whole
     }

@@ -19,7 +19,7 @@ impl<S> Exchange<S> {
     )]
     pub(crate) fn run<A>(
         self,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
@@ -51,7 +51,7 @@ impl<S> Exchange<S> {
     fn serve_otherwise<A>(
         self,
         mut found: LookupResult,
-        mut plan: RequestContext,
+        mut plan: Box<RequestContext>,
         mut request: Request<A>,
     ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
@@ -70,7 +70,7 @@ impl<S> Exchange<S> {
     fn call_handler<A>(
         self,
         found: LookupResult,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
@@ -93,7 +93,7 @@ impl<S> Exchange<S> {
     async fn unserved<A>(
         self,
         hit: Hit,
-        plan: RequestContext,
+        plan: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where

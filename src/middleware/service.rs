@@ -220,7 +220,10 @@ impl<S> CacheService<S> {
             Some((response, entry)) => {
                 if plan.policy.audits_this() {
                     let cost = entry.life.cost;
-                    spawn(unattended(cost, self.exchange(None).audit(entry, plan, request)));
+                    spawn(unattended(
+                        cost,
+                        self.exchange(None).audit(entry, Box::new(plan), request),
+                    ));
                 }
                 ResponseFuture::ready(response)
             }
@@ -306,7 +309,7 @@ impl<S> CacheService<S> {
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
         let tag_fields = plan.policy.tag_fields.clone();
-        withholding(tag_fields, steps.run(plan, request).instrument(span))
+        withholding(tag_fields, steps.run(Box::new(plan), request).instrument(span))
     }
 
     /// Looks in memory under the request's key, following a vary marker. Notes if there is no entry under that key.

@@ -116,7 +116,7 @@ impl Database {
     ) -> Result<Transaction, sqlx::Error> {
         if let Some(record) = Record::current() {
             let why = "the reads of a transaction are unknown to the cache";
-            record.mark_uncacheable(Uncacheable::new("unnoted-reads", why));
+            record.note_uncacheable(Uncacheable::new("unnoted-reads", why));
         }
         let stray = self.is_stray_source().then(Stray::read).flatten();
         let open = OpenTransaction::new(own, stray);
@@ -173,7 +173,7 @@ impl Database {
         match Record::current() {
             Some(record) => {
                 let why = "Database::primary() was used, whose reads are unknown to the cache";
-                record.mark_uncacheable(Uncacheable::new("unnoted-reads", why));
+                record.note_uncacheable(Uncacheable::new("unnoted-reads", why));
             }
             // When that ends is not known.
             None if self.is_stray_source() => drop(Stray::read()),

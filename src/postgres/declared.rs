@@ -215,7 +215,7 @@ impl Database {
             && !matches!(error, DeclareError::Behind)
             && let Some(record) = Record::current()
         {
-            record.mark_uncacheable(Uncacheable::new("unnoted-reads", error.to_string()));
+            record.note_uncacheable(Uncacheable::new("unnoted-reads", error.to_string()));
         }
         read
     }
@@ -348,10 +348,10 @@ impl Drop for DeclaredRead {
         let Some(record) = &self.plan.record else { return };
         if !self.has_ended {
             let why = "a declared read did not end";
-            record.mark_uncacheable(Uncacheable::new(READ_FAILED, why));
+            record.note_uncacheable(Uncacheable::new(READ_FAILED, why));
         }
         if record.schema() != self.plan.schema {
-            record.mark_uncacheable(schema_changing());
+            record.note_uncacheable(schema_changing());
         }
         record.close_read();
     }

@@ -130,7 +130,7 @@ pub(super) fn note(plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadP
         if let (ReadProof::Nothing(uncacheable), Some(record)) = (proof, Record::current())
             && uncacheable.token == REPLICA_BEHIND
         {
-            record.mark_uncacheable(uncacheable.clone());
+            record.note_uncacheable(uncacheable.clone());
         }
         return;
     };
@@ -138,10 +138,10 @@ pub(super) fn note(plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadP
         // A node discards its dependencies before it confirms a position past a schema change. So if the numbers are
         // equal, the read's proof is based on the dependencies that it was planned with.
         ReadProof::Basis(_) if record.schema() != plan.schema => {
-            record.mark_uncacheable(schema_changing());
+            record.note_uncacheable(schema_changing());
         }
         ReadProof::Basis(basis) => record.read(*basis, &plan.tags, server),
-        ReadProof::Nothing(uncacheable) => record.mark_uncacheable(uncacheable.clone()),
+        ReadProof::Nothing(uncacheable) => record.note_uncacheable(uncacheable.clone()),
     }
 }
 

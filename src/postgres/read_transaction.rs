@@ -89,7 +89,7 @@ impl ReadTransaction {
                     }
                     if let Some(record) = &plan.record {
                         let why = format!("a read failed: {error}");
-                        record.mark_uncacheable(Uncacheable::new(READ_FAILED, why));
+                        record.note_uncacheable(Uncacheable::new(READ_FAILED, why));
                     }
                 }
                 let step = step?;

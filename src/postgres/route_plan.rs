@@ -119,7 +119,7 @@ impl RoutePlan {
             Err(error) => {
                 let why = format!("the tables that it reads could not be looked up: {error}");
                 plan.may_call = may_call(sql, None);
-                record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
+                record.note_uncacheable(Uncacheable::new("unknown-dependencies", why));
                 if writer || may_write(sql) {
                     record.note_write();
                     (plan.may_write, plan.primary_only) = (true, true);
@@ -239,7 +239,7 @@ impl RoutePlan {
             }
             Dependencies::Unanalyzable(Unanalyzable::NotARead) if writer => record.note_write(),
             Dependencies::Unanalyzable(unanalyzable) => {
-                record.mark_uncacheable(Uncacheable::new(
+                record.note_uncacheable(Uncacheable::new(
                     unanalyzable.token(),
                     unanalyzable.to_string(),
                 ));
@@ -264,7 +264,7 @@ impl RoutePlan {
             }
             DependencySource::Primary(_) | DependencySource::Standby => {
                 let why = "its dependencies were looked up on a server that is not followed";
-                record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
+                record.note_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
         }
     }
@@ -364,7 +364,7 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     let (Some(observer), sql) = (record.observer(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "the dependencies of its statements are being looked up";
-        record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
+        record.note_uncacheable(Uncacheable::new("unknown-dependencies", why));
         return learn_later(db, sql);
     };
     report_tables(&found.dependencies, observer);
@@ -374,7 +374,7 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
         }
         Dependencies::Unanalyzable(unanalyzable) => {
             record
-                .mark_uncacheable(Uncacheable::new(unanalyzable.token(), unanalyzable.to_string()));
+                .note_uncacheable(Uncacheable::new(unanalyzable.token(), unanalyzable.to_string()));
         }
     }
 }

@@ -13,7 +13,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use futures_util::stream::{self, StreamExt};
-use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
+use tidegate::{Cache, CacheLayer, Key, Memory, Policy, Record, Uncacheable, ValuePolicy};
 use tokio::time::{Instant, sleep};
 
 use crate::common::{ask, send};
@@ -205,5 +205,38 @@ async fn visitors_with_cookies_do_not_wait_on_new_paths_after_many_personal_resp
         let began = Instant::now();
         join_all((0..10).map(|_| visit(&app, 32, false))).await;
         assert_eq!(began.elapsed(), SECOND, "{said}");
+    }
+}
+
+/// Also without a listener, where policies decide alone, and if the mark is made while a part is computed.
+#[tokio::test]
+async fn what_the_application_marks_as_uncacheable_is_stored_under_no_policy() {
+    async fn mark() -> &'static str {
+        let weather = Uncacheable::new("weather", "the weather service was called");
+        Record::current().unwrap().mark_uncacheable(weather);
+        "fine"
+    }
+    for policy in [Policy::ttl(WAIT), Policy::ttl(WAIT).untracked(), Policy::standard()] {
+        let cache = Cache::new(Memory::new(16 << 20));
+        let (parts, key) = (cache.clone(), Key::new("part").finish());
+        let values = ValuePolicy::ttl(WAIT).untracked().build().unwrap();
+        let part = async move || {
+            let load = async || Ok::<_, Infallible>(mark().await.to_owned());
+            parts.get_or_load(&key, &values, load).await
+        };
+        let fresh = [("cache-control", "max-age=60")];
+        let app = Router::new()
+            .route("/whole", get(async move || (fresh, mark().await)))
+            .route("/part", get(async move || (fresh, part().await.unwrap())))
+            .route("/other", get(async move || (fresh, "fine")))
+            .layer(CacheLayer::new(cache).default_policy(policy));
+        for path in ["/whole", "/part"] {
+            for _ in 0..2 {
+                let (body, said) = ask(&app, path).await;
+                assert!(body == "fine" && said.contains("weather"), "{path}: {said}");
+            }
+        }
+        ask(&app, "/other").await;
+        assert!(ask(&app, "/other").await.1.contains("hit"));
     }
 }

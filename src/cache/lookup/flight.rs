@@ -23,14 +23,14 @@ impl LookupTask<'_> {
     /// Leads the key's flight, and takes no permit; `None` if another request leads it.
     pub(super) fn try_lead(mut self) -> Option<LookupResult> {
         if self.is_unlikely_shared() {
-            return Some(LookupResult::Miss(Box::new(self.fill_guard(None, None))));
+            return Some(LookupResult::Miss(self.fill_guard(None, None)));
         }
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         // Another request may have stored it in the meantime.
         if let Some(hit) = self.peek() {
             return Some(LookupResult::Hit(hit));
         }
-        Some(LookupResult::Miss(Box::new(self.fill_guard(Some(leader), None))))
+        Some(LookupResult::Miss(self.fill_guard(Some(leader), None)))
     }
 
     /// Joins the key's flight, or starts one. So the shared store is queried once, however many requests need the same
@@ -39,15 +39,21 @@ impl LookupTask<'_> {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
             return self.recursive();
         }
-        let alone = self.is_unlikely_shared();
-        if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
+        if self.is_unlikely_shared() {
+            return self.lead(None).await;
+        }
+        if let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
             return self.lead(Some(leader)).await;
         }
-        let (arrived, mut attempts) = (clock::now(), if alone { 0 } else { 2 });
-        while attempts > 0 {
-            attempts -= 1;
-            // Boxed, so that a leader's future does not include its size.
-            match Box::pin(self.join()).await {
+        // Boxed, so that a leader's future does not include its size.
+        Box::pin(self.join_or_lead()).await
+    }
+
+    /// Waits for the flight's result, and leads if that is of no use.
+    async fn join_or_lead(&mut self) -> LookupResult {
+        let arrived = clock::now();
+        for _ in 0..2 {
+            match self.join().await {
                 None => return self.recursive(),
                 Some(FlightRole::Leader(leader)) => return self.lead(Some(leader)).await,
                 Some(FlightRole::Follower(FlightResult::Entry(entry))) => {
@@ -145,12 +151,10 @@ impl LookupTask<'_> {
         if let Some(stale) = self.fallback() {
             return Some(stale);
         }
-        let is_for_it = is_later
-            && self.ask.is_request
-            && !self.ask.is_identified
-            && self.ask.session.is_none();
+        let is_for_it =
+            is_later && self.ask.is_request && !self.ask.is_identified && self.session.is_none();
         if is_for_it && let Some(outer) = Record::current() {
-            outer.mark_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
+            outer.note_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
         }
         let found = Found { entry, tier: Tier::Memory };
         is_for_it.then_some(Hit::new(found, Outcome::Collapsed))
@@ -163,44 +167,55 @@ impl LookupTask<'_> {
     }
 
     /// Looks in the shared store on behalf of all waiting requests, and prepares the fill if the entry is not there.
-    async fn lead(&mut self, mut leader: Option<FlightLeader>) -> LookupResult {
-        if leader.is_some()
-            && let Some(hit) = self.peek()
-        {
-            return LookupResult::Hit(hit);
-        }
-        // The overtaken leader of this node may hold the lease already.
-        let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
-        let claims = is_first && self.cache.leases(self.policy);
-        let (mut usable, mut lease) = (None, None);
-        if !(claims && self.expects_miss()) {
-            let found = self.cache.shared.store.get(self.key).await;
-            usable = self.read(found).and_then(|found| self.accept(found));
-            self.policy.miss_hint.note(usable.is_none());
-        }
-        if claims && usable.is_none() {
-            match self.claim().await {
-                Ok(granted) => lease = granted,
-                Err(found) => usable = Some(found),
-            }
-        }
-        if let Some((decided, found)) = usable {
-            if let Some(leader) = leader.take() {
-                // Before anything else: recomputing an entry that is due needs a flight of its own.
-                leader.land(FlightResult::Entry(found.entry.clone()));
-            }
-            let outcome = Outcome::Hit(found.tier);
-            if let Some(hit) = self.follow_up(decided, found, outcome) {
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of one has room for its arguments twice"
+    )]
+    fn lead(
+        &mut self,
+        mut leader: Option<FlightLeader>,
+    ) -> impl Future<Output = LookupResult> + Send {
+        async move {
+            if leader.is_some()
+                && let Some(hit) = self.peek()
+            {
                 return LookupResult::Hit(hit);
             }
+            // The overtaken leader of this node may hold the lease already.
+            let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
+            let claims = is_first && self.cache.leases(self.policy);
+            let (mut usable, mut lease) = (None, None);
+            if !(claims && self.expects_miss()) {
+                let found = self.cache.shared.store.get(self.key).await;
+                usable = self.read(found).and_then(|found| self.accept(found));
+                self.policy.miss_hint.note(usable.is_none());
+            }
+            if claims && usable.is_none() {
+                // Boxed, so that a hit's future does not include its size.
+                match Box::pin(self.claim()).await {
+                    Ok(granted) => lease = granted,
+                    Err(found) => usable = Some(found),
+                }
+            }
+            if let Some((decided, found)) = usable {
+                if let Some(leader) = leader.take() {
+                    // Before anything else: recomputing an entry that is due needs a flight of its own.
+                    leader.land(FlightResult::Entry(found.entry.clone()));
+                }
+                let outcome = Outcome::Hit(found.tier);
+                if let Some(hit) = self.follow_up(decided, found, outcome) {
+                    return LookupResult::Hit(hit);
+                }
+            }
+            let PendingPermit { permit, has_waited } =
+                self.cache.permit(self.policy, &leader).await;
+            let mut lead = self.fill_guard(leader, Some(permit));
+            lead.lease = lease;
+            if has_waited && let Some(hit) = self.find().await {
+                lead.finish_with(&hit);
+                return LookupResult::Hit(hit);
+            }
+            LookupResult::Miss(lead)
         }
-        let PendingPermit { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
-        let mut lead = self.fill_guard(leader, Some(permit));
-        lead.lease = lease;
-        if has_waited && let Some(hit) = self.find().await {
-            lead.finish_with(&hit);
-            return LookupResult::Hit(hit);
-        }
-        LookupResult::Miss(Box::new(lead))
     }
 }

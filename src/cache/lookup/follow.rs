@@ -111,7 +111,8 @@ impl Cache {
             true => log.catch_up(needed.position),
             false => log.catch_up_anew(),
         };
-        let followed = matches!(timeout(limit, caught_up).await, Ok(Ok(())));
+        // Boxed, so that the future of a lookup that need not wait does not include its size.
+        let followed = matches!(Box::pin(timeout(limit, caught_up)).await, Ok(Ok(())));
         if followed {
             // After this, any epoch other than the current one is over.
             self.shared.past.note(needed.epoch, self.shared.fences.epoch());
@@ -184,7 +185,7 @@ mod tests {
         let key = Key::new("k").finish();
         let session = LookupOptions::for_request(Some(LogPosition::new(epoch, at(9))));
         let began = tokio::time::Instant::now();
-        let proven = LookupTask::new(&cache, &key, &policy, session).can_prove().await;
+        let proven = LookupTask::new(&cache, &key, &policy, &session).can_prove().await;
         assert_eq!((proven, began.elapsed()), (Err(BypassReason::Session), FOLLOW_WITHIN));
     }
 
@@ -199,7 +200,8 @@ mod tests {
         let policy = Policy::ttl(DRAIN_LIMIT).into();
         let key = Key::new("k").finish();
         let since = async || {
-            let mut task = LookupTask::new(&cache, &key, &policy, LookupOptions::default());
+            let ask = LookupOptions::default();
+            let mut task = LookupTask::new(&cache, &key, &policy, &ask);
             task.can_prove().await.unwrap();
             task.since
         };

@@ -7,6 +7,7 @@ use super::task::LookupTask;
 use crate::cache::fill::FillGuard;
 use crate::cache::flight::FlightLeader;
 use crate::cache::hit::Hit;
+use crate::cache::options::LookupOptions;
 use crate::cache::permit::Permit;
 use crate::cache::protocol::Verdict;
 use crate::cache::record::Record;
@@ -74,16 +75,16 @@ impl LookupTask<'_> {
         let mut lead = self.fill_guard(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
         lead.replaced = Some(due.entry.clone());
-        Some(Box::new(lead))
+        Some(lead)
     }
 
     pub(super) fn fill_guard(
         &self,
         leader: Option<FlightLeader>,
         permit: Option<Arc<Permit>>,
-    ) -> FillGuard {
+    ) -> Box<FillGuard> {
         let record = self.record(permit.as_ref());
-        let mut lead = FillGuard::new(self.cache, self.key, self.policy, record);
+        let mut lead = Box::new(FillGuard::new(self.cache, self.key, self.policy, record));
         lead.reason = self.reason;
         lead.stale_if_error = self.stale_if_error();
         lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
@@ -116,13 +117,14 @@ impl LookupTask<'_> {
             && !must_validate
             && !window.is_zero()
             && entry.age() < entry.ttl().saturating_add(window);
-        let has_own_writes =
-            self.ask.session.is_none_or(|session| entry.basis.has_reached(session));
+        let has_own_writes = self.session.is_none_or(|session| entry.basis.has_reached(session));
         (lasts && has_own_writes && !self.is_blind).then_some(found)
     }
 
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
-        self.cache.record_for((&[self.key], permit), Some(self.policy), self.ask.clone())
+        let (session, strays) = (self.session, Some(self.strays));
+        let ask = LookupOptions { session, strays, ..self.ask.clone() };
+        self.cache.record_for((&[self.key], permit), Some(self.policy), ask)
     }
 
     pub(super) fn bypass(&self, reason: BypassReason, permit: Option<Arc<Permit>>) -> Bypass {

@@ -24,10 +24,25 @@ impl LookupTask<'_> {
         let mut hits: Vec<_> = tasks.iter_mut().map(Self::peek).collect();
         let absent = || hits.iter().zip(tasks.iter()).filter(|(hit, _)| hit.is_none());
         let keys: Vec<&Key> = absent().map(|(_, task)| task.key).collect();
+        if keys.is_empty() {
+            return hits;
+        }
         let found = cache.shared.store.get_many(&keys).await;
         let absent = hits.iter_mut().zip(tasks).filter(|(hit, _)| hit.is_none());
+        let mut failed = None;
         for ((hit, task), found) in absent.zip(found) {
-            *hit = task.take(found);
+            match found {
+                Ok(found) => *hit = found.and_then(|found| task.accept_hit(found)),
+                Err(error @ StoreError::Decode(_)) => drop(task.take(Err(error))),
+                Err(error) => {
+                    task.note_failure(&error);
+                    failed = Some(error);
+                }
+            }
+        }
+        // One call, or a few at once, for all of them.
+        if let Some(error) = failed {
+            cache.noted(Err(error));
         }
         hits
     }
@@ -56,12 +71,15 @@ impl LookupTask<'_> {
 
     pub(super) fn peek(&mut self) -> Option<Hit> {
         let found = self.cache.shared.store.peek(self.key)?;
-        let outcome = Outcome::Hit(found.tier);
-        self.judge(found, outcome)
+        self.accept_hit(found)
     }
 
     pub(super) fn take(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Hit> {
         let found = self.read(found)?;
+        self.accept_hit(found)
+    }
+
+    fn accept_hit(&mut self, found: Found) -> Option<Hit> {
         let outcome = Outcome::Hit(found.tier);
         self.judge(found, outcome)
     }

@@ -18,7 +18,10 @@ pub(super) struct LookupTask<'a> {
     pub(super) cache: &'a Cache,
     pub(super) key: &'a Key,
     pub(super) policy: &'a Arc<Policy>,
-    pub(super) ask: LookupOptions,
+    pub(super) ask: &'a LookupOptions,
+    /// The position that the entry must include: the options' one, and own writes once they are known.
+    pub(super) session: Option<LogPosition>,
+    pub(super) strays: EndedStrays,
     pub(super) reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     pub(super) passed_over: Option<Found>,
@@ -35,15 +38,16 @@ impl<'a> LookupTask<'a> {
         cache: &'a Cache,
         key: &'a Key,
         policy: &'a Arc<Policy>,
-        mut ask: LookupOptions,
+        ask: &'a LookupOptions,
     ) -> Self {
-        // Before anything is awaited: the computation may use reads that begin while this lookup waits.
-        ask.strays.get_or_insert_with(EndedStrays::now);
         Self {
             cache,
             key,
             policy,
             ask,
+            session: ask.session,
+            // Before anything is awaited: the computation may use reads that begin while this lookup waits.
+            strays: ask.strays.unwrap_or_else(EndedStrays::now),
             reason: MissReason::Absent,
             passed_over: None,
             unusable: None,
@@ -54,20 +58,20 @@ impl<'a> LookupTask<'a> {
 
     /// The lookup of another key that must prove the same, and has not begun to search.
     pub(super) fn for_key(&self, key: &'a Key) -> Self {
-        let proven = Self::new(self.cache, key, self.policy, self.ask.clone());
-        Self { is_blind: self.is_blind, since: self.since, ..proven }
+        let Self { cache, policy, ask, session, strays, is_blind, since, .. } = *self;
+        Self { session, strays, is_blind, since, ..Self::new(cache, key, policy, ask) }
     }
 
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
         let limit = self.policy.max_staleness.min(FOLLOW_WITHIN);
-        let own = self.cache.own_writes(&self.ask, limit).await;
+        let own = self.cache.own_writes(self.ask, limit).await;
         let Some(own) = own else {
             self.is_blind = true;
             return Err(BypassReason::Session);
         };
-        let session = self.ask.session;
+        let session = self.session;
         // First, since a stale entry that is served in place of an error must include these writes too.
-        self.ask.session = must_see(session, own);
+        self.session = must_see(session, own);
         if !self.cache.follow(session, limit).await || !self.cache.follow(own, limit).await {
             return Err(BypassReason::Session);
         }
@@ -84,13 +88,17 @@ impl<'a> LookupTask<'a> {
 
     pub(super) fn read(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Found> {
         found.unwrap_or_else(|error| {
-            self.reason = match error {
-                StoreError::Decode(_) => MissReason::Undecodable,
-                _ => MissReason::StoreFailed,
-            };
+            self.note_failure(&error);
             self.cache.noted(Err(error));
             None
         })
+    }
+
+    pub(super) fn note_failure(&mut self, error: &StoreError) {
+        self.reason = match error {
+            StoreError::Decode(_) => MissReason::Undecodable,
+            _ => MissReason::StoreFailed,
+        };
     }
 
     pub(super) fn decide(&self, found: &Found) -> EntryUse {
@@ -99,7 +107,7 @@ impl<'a> LookupTask<'a> {
             EntryUse::Miss(reason) => EntryUse::Miss(reason),
             _ if !self.holds(&found.entry) => EntryUse::Miss(MissReason::OtherShape),
             // An entry from before the failover lacks the session's writes.
-            EntryUse::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
+            EntryUse::Stale(StaleReason::Failover) if self.session.is_some() => {
                 EntryUse::Miss(MissReason::OldEpoch)
             }
             used => used,

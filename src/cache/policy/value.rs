@@ -75,6 +75,11 @@ impl ValuePolicy {
         &self.settings
     }
 
+    /// Whether a tag uses `{id}`, and there is no id.
+    pub(crate) fn lacks_id(&self) -> bool {
+        self.id.is_none() && self.settings.parameters().next().is_some()
+    }
+
     /// The tags of the value with this id; `None` if a tag uses `{id}` and there is no id.
     pub(crate) fn tags(&self, id: Option<&str>) -> Option<Vec<PolicyTag>> {
         let id = id.or(self.id.as_deref());

@@ -119,7 +119,7 @@ impl Record {
         self.pass_on(ttl);
         // Problems with single reads were passed on as they happened; the lack of any read was not.
         if let Err(uncacheable) = self.basis() {
-            outer.mark_uncacheable(uncacheable);
+            outer.note_uncacheable(uncacheable);
         }
     }
 
@@ -164,7 +164,7 @@ impl Record {
     /// Marks the outer scope as uncacheable, since it contains this uncacheable result.
     pub(crate) fn refuse(&self, uncacheable: &Uncacheable) {
         if let Some(outer) = &self.0.outer {
-            outer.mark_uncacheable(uncacheable.clone());
+            outer.note_uncacheable(uncacheable.clone());
         }
     }
 
@@ -227,7 +227,7 @@ impl Record {
             return self.bound(ttl);
         }
         let why = "a part of it is bounded only by a TTL, and that TTL is unknown";
-        self.mark_uncacheable(Uncacheable::new("unbounded-part", why));
+        self.note_uncacheable(Uncacheable::new("unbounded-part", why));
     }
 
     /// Records that only a TTL bounds a part, and that the part lasts for `left`.

@@ -26,7 +26,10 @@ pub(super) struct RecordNotes {
     pub(super) wrote: bool,
     pub(super) as_of: Option<LogPosition>,
     pub(super) tags: BTreeSet<Tag>,
+    /// Why it is not known what the response depends on.
     pub(super) uncacheable: Option<Uncacheable>,
+    /// Why the application does not want the response to be stored.
+    pub(super) excluded: Option<Uncacheable>,
     pub(super) server: Option<Arc<str>>,
     pub(super) passed_over: Option<&'static str>,
     pub(super) caveats: Caveats,
@@ -69,6 +72,9 @@ impl RecordNotes {
 
     /// Checks what forbids storing the response under any policy.
     pub(super) fn is_fit(&self) -> Result<(), Uncacheable> {
+        if let Some(excluded) = &self.excluded {
+            return Err(excluded.clone());
+        }
         if self.wrote {
             // The reason that was recorded with the write is more specific.
             return Err(self

@@ -186,7 +186,7 @@ impl<'a> Attempts<'a> {
         let error = self.unknown.take().unwrap_or(error);
         if let Some(record) = &self.plan.record {
             record
-                .mark_uncacheable(Uncacheable::new(READ_FAILED, format!("a read failed: {error}")));
+                .note_uncacheable(Uncacheable::new(READ_FAILED, format!("a read failed: {error}")));
         }
         error
     }

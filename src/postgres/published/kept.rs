@@ -16,7 +16,8 @@ const KEEP_FOR: Duration = Duration::from_secs(15);
 /// How often to look for slots that nobody needs any more.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
 
-/// The same while a slot that nobody needs was still in use, as by a connection that the server has not ended yet.
+/// How often to try again to drop a slot that this node does not need and that was still in use, as by a connection that the
+/// server has not ended yet.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// Whether the server bounds what slots retain, so that one that nobody uses any more can't fill its disk. A stream that is a
@@ -70,6 +71,8 @@ pub(super) struct KeptStream {
     earlier: VecDeque<(Instant, u64)>,
     /// When this node last looked.
     cleaned: Option<Instant>,
+    /// When it last tried again to drop those that it does not need.
+    retried: Option<Instant>,
     /// This node has just raised its floor to the present, so what a first watermark does not know makes no difference.
     pub(super) begins: bool,
 }
@@ -164,8 +167,18 @@ impl KeptStream {
             }
             return Ok(true);
         }
-        let every = if self.unneeded.is_empty() { CLEAN_EVERY } else { RETRY_EVERY };
-        if !self.may || self.cleaned.is_some_and(|at| at.elapsed() < every) {
+        let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
+        if !self.may {
+            return Ok(true);
+        }
+        if !is_due(self.cleaned, CLEAN_EVERY) {
+            if !self.unneeded.is_empty() && is_due(self.retried, RETRY_EVERY) {
+                self.retried = Some(clock::now());
+                // Those of others keep their time: they may be used again.
+                let unused = std::mem::take(&mut self.unused);
+                self.drop_unused(conn).await?;
+                self.unused = unused;
+            }
             return Ok(true);
         }
         self.cleaned = Some(clock::now());
