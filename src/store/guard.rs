@@ -11,8 +11,8 @@ use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
 use super::{
-    Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, Store, StoreError, StoreStatus,
-    get_then_lease,
+    Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError,
+    StoreStatus, get_then_lease,
 };
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};
@@ -115,6 +115,19 @@ impl Guard {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Reads keys that the store reads by one command, with one timeout.
+    async fn get_together(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
+        let call = async {
+            let mut found = self.store.get_many(keys).await;
+            match found.iter().any(works) {
+                true => Ok(found),
+                false => found.swap_remove(0).map(|_| Vec::new()),
+            }
+        };
+        let found = guarded("get_many", &self.reads, self.read_within, call, false).await;
+        found.unwrap_or_else(|error| error.repeated(keys.len()).map(Err).collect())
+    }
+
     /// Runs a write, unless too many are in progress.
     fn write(
         &self,
@@ -194,15 +207,8 @@ impl Store for Guard {
             return Box::pin(join_all(keys.iter().map(|key| self.get(key))));
         }
         Box::pin(async move {
-            let call = async {
-                let mut found = self.store.get_many(keys).await;
-                match found.iter().any(works) || found.is_empty() {
-                    true => Ok(found),
-                    false => found.swap_remove(0).map(|_| Vec::new()),
-                }
-            };
-            let found = guarded("get_many", &self.reads, self.read_within, call, false).await;
-            found.unwrap_or_else(|error| error.repeated(keys.len()).map(Err).collect())
+            let batches = keys.chunks(MOST_TOGETHER).map(|keys| self.get_together(keys));
+            join_all(batches).await.into_iter().flatten().collect()
         })
     }
 
@@ -322,6 +328,8 @@ mod tests {
     struct Mock {
         asked: AtomicUsize,
         fate: std::sync::Mutex<Fate>,
+        /// How many calls are slow, whatever the fate.
+        slow_calls: AtomicUsize,
         is_large: AtomicBool,
     }
 
@@ -342,7 +350,9 @@ mod tests {
         fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
             Box::pin(async {
                 self.asked.fetch_add(1, Ordering::SeqCst);
-                let fate = *self.fate.lock().unwrap();
+                let order = Ordering::SeqCst;
+                let slow = self.slow_calls.fetch_update(order, order, |left| left.checked_sub(1));
+                let fate = if slow.is_ok() { Fate::Slow } else { *self.fate.lock().unwrap() };
                 match fate {
                     Fate::Well => Ok(None),
                     Fate::Slow => {
@@ -459,7 +469,40 @@ mod tests {
             let found = guard.get_many(&[&key, &key]).await;
             assert!(found.iter().all(|found| matches!(found, Err(StoreError::Decode(_)))));
         }
-        assert!(!guard.is_open() && guard.get_many(&[]).await.is_empty());
+        assert!(!guard.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_split_so_that_a_slow_part_fails_alone() {
+        let (guard, mock, key) = guarded_mock(Fate::Well);
+        let keys = vec![&key; 2 * MOST_TOGETHER + 1];
+        mock.slow_calls.store(MOST_TOGETHER, Ordering::SeqCst);
+        let found = guard.get_many(&keys).await;
+        assert_eq!(found.len(), keys.len());
+        let (slow, others) = found.split_at(MOST_TOGETHER);
+        assert!(slow.iter().all(|found| matches!(found, Err(StoreError::Timeout(_)))));
+        assert!(others.iter().all(|found| matches!(found, Ok(None))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_value_of_a_batch_times_out_alone() {
+        let (guard, mock, key) = guarded_mock(Fate::Well);
+        mock.is_large.store(true, Ordering::SeqCst);
+        mock.slow_calls.store(1, Ordering::SeqCst);
+        let found = guard.get_many(&[&key; 3]).await;
+        assert!(matches!(&found[..], [Err(StoreError::Timeout(_)), Ok(None), Ok(None)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_batch_is_no_call() {
+        let (guard, _mock, key) = guarded_mock(Fate::Fails);
+        for _ in 0..3 {
+            assert!(guard.get_many(&[]).await.is_empty());
+            assert!(guard.get(&key).await.is_err());
+        }
+        assert!(guard.is_open(), "three calls failed");
+        advance(COOL_DOWN * 2).await;
+        assert!(guard.get_many(&[]).await.is_empty() && guard.is_open());
     }
 
     #[tokio::test(start_paused = true)]

@@ -150,6 +150,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     }
 }
 
+/// The most keys that one command reads: all of its values arrive in one reply.
+const MOST_TOGETHER: usize = 64;
+
 /// Whether an entry will never be valid again.
 pub type IsOutdated = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
 

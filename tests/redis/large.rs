@@ -104,10 +104,30 @@ async fn a_large_value_of_a_batch_is_read_by_itself() {
         let found = redis.get_many(&keys.iter().collect::<Vec<_>>()).await.into_iter();
         found.map(|found| Some(found.unwrap()?.entry.body().len())).collect::<Vec<_>>()
     };
-    let mgets = calls(&server, "mget").await;
+    let commands = async || (calls(&server, "mget").await, calls(&server, "get").await);
+    let (mgets, gets) = commands().await;
     assert_eq!(lengths(&["small", "absent", "other"]).await, [Some(10), None, Some(10)]);
-    assert_eq!(calls(&server, "mget").await, mgets + 1);
+    assert_eq!(commands().await, (mgets + 1, gets));
     assert_eq!(lengths(&["small", "large", "other"]).await, [Some(10), Some(512 << 10), Some(10)]);
+    assert_eq!(commands().await, (mgets + 2, gets + 1));
+}
+
+/// Each time, a node with a larger limit has stored another value.
+#[tokio::test]
+async fn what_is_known_of_a_large_value_is_corrected() {
+    let (server, options) = server().await;
+    let writer = options.clone().body_limit(8 << 20).connect().await.unwrap();
+    let redis = options.connect().await.unwrap();
+    put(&redis, "one", 512 << 10).await;
+    put(&writer, "one", 4 << 20).await;
+    for _ in 0..3 {
+        assert_eq!(length(&redis, "one").await.unwrap(), None);
+    }
+    assert_eq!(calls(&server, "strlen").await, 2, "it came once");
+    put(&redis, "two", 512 << 10).await;
+    writer.remove(&key("two")).await.unwrap();
+    assert_eq!(length(&redis, "two").await.unwrap(), None);
+    assert!(!redis.is_large(&key("two")) && redis.is_one_step(&key("two")));
 }
 
 /// A node with another limit has left values that take a multiple of the time that a lookup may take.

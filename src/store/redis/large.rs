@@ -1,9 +1,9 @@
 //! Keys with large values.
 //!
 //! Replies arrive in the order of the requests, so a large value delays all later replies on its connection. A node learns
-//! which values are large when it puts or reads them, and then reads them through a separate connection. If a read of a
-//! small value is abandoned, or if a value was larger than the limit, the node first requests the value's length, and does
-//! not read it if it exceeds the limit.
+//! which values are large when it puts or reads them, and then reads them through a separate connection. If a read was
+//! abandoned, or a value was larger than the limit, the node first requests the value's length, and does not read it if it
+//! exceeds the limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,7 +31,7 @@ pub(super) enum ValueSize {
     Unknown,
     /// It was large when it was last seen.
     Large,
-    /// It exceeded the limit when it was last seen.
+    /// It was large, and exceeded the limit, or a read of it was abandoned.
     Excessive,
 }
 
@@ -79,10 +79,12 @@ impl LargeKeys {
         size
     }
 
-    /// Records that the value may be large.
+    /// Records that a read was abandoned.
     fn suspect(&self, key: u64) {
-        if self.size(key) == ValueSize::Small {
-            self.set(key, ValueSize::Unknown);
+        match self.size(key) {
+            ValueSize::Small => self.set(key, ValueSize::Unknown),
+            ValueSize::Large => self.set(key, ValueSize::Excessive),
+            ValueSize::Unknown | ValueSize::Excessive => {}
         }
     }
 
@@ -101,7 +103,7 @@ impl LargeKeys {
     }
 }
 
-/// A read of small values in progress. If it is dropped before its reply arrives, they may be large.
+/// A read in progress. If it is dropped before its reply arrives, the values may be larger than expected.
 pub(super) struct LargeRead<'a> {
     large: &'a LargeKeys,
     keys: &'a [&'a Key],
@@ -141,7 +143,8 @@ mod tests {
         assert_eq!((keys.note(20, 1), sizes(20)), (ValueSize::Small, ValueSize::Small));
         keys.suspect(7);
         keys.suspect(20);
-        assert_eq!((sizes(7), sizes(20)), (ValueSize::Large, ValueSize::Unknown));
+        assert_eq!((sizes(7), sizes(20)), (ValueSize::Excessive, ValueSize::Unknown));
+        assert_eq!((keys.note(7, LARGE), sizes(7)), (ValueSize::Large, ValueSize::Large));
         keys.note(20, keys.longest() + 1);
         assert_eq!((sizes(7), sizes(20)), (ValueSize::Large, ValueSize::Excessive));
         assert_eq!((keys.note(7, 1), keys.note(20, 1)), (ValueSize::Small, ValueSize::Small));

@@ -25,11 +25,11 @@ use super::reply::unexpected;
 use super::script::error_kind;
 use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
-use crate::store::StoreError;
+use crate::store::{MOST_TOGETHER, StoreError};
 use crate::sync::MutexExt;
 
-/// The most keys in one command, since all of its values arrive in one reply.
-const MOST: usize = 64;
+/// A call that reads fewer names than this collects them with those of other callers.
+const FEW: usize = 16;
 
 /// How long a list may wait for the task of its first read to send it. A `Guard` waits several times as long.
 const LATE: Duration = Duration::from_millis(10);
@@ -48,9 +48,12 @@ struct Waiting {
     since: Option<Instant>,
 }
 
+/// The result of one read.
+type ReadValue = Result<Value, StoreError>;
+
 struct PendingRead {
     name: String,
-    answer: oneshot::Sender<Result<Value, StoreError>>,
+    answer: oneshot::Sender<ReadValue>,
 }
 
 impl MgetBatcher {
@@ -79,32 +82,40 @@ impl MgetBatcher {
         }
     }
 
-    /// Reads the values under several names, whose reads need no collecting.
-    pub(super) async fn read_many(&self, names: Vec<String>) -> Vec<Result<Value, StoreError>> {
-        let values = join_all(names.chunks(MOST).map(|names| self.read_together(names))).await;
-        values.into_iter().flatten().collect()
+    /// Reads the values under at most [`MOST_TOGETHER`] names. A few are collected with the reads of other callers; more are
+    /// a command of their own.
+    pub(super) async fn read_many(self: &Arc<Self>, names: Vec<String>) -> Vec<ReadValue> {
+        if names.len() < FEW {
+            return join_all(names.into_iter().map(|name| self.read(name))).await;
+        }
+        match self.read_together(&names).await {
+            Some(values) => values,
+            None => join_all(names.iter().map(|name| self.read_alone(name))).await,
+        }
     }
 
-    /// Reads the values under at most [`MOST`] names by one command, or by one for each if that is refused.
-    async fn read_together(&self, names: &[String]) -> Vec<Result<Value, StoreError>> {
-        let apart = || join_all(names.iter().map(|name| self.read_alone(name)));
-        if names.len() == 1 || !self.are_together() {
-            return apart().await;
+    /// Reads the values by one command; `None` if the server rejects it.
+    async fn read_together(&self, names: &[String]) -> Option<Vec<ReadValue>> {
+        if !self.are_together() {
+            return None;
+        }
+        if let [name] = names {
+            return Some(vec![self.read_alone(name).await]);
         }
         let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
         let error = match self.links.run_for(&mget(names), count).await {
             Ok(Value::Array(values)) if values.len() == names.len() => {
-                return values.into_iter().map(Ok).collect();
+                return Some(values.into_iter().map(Ok).collect());
             }
             Ok(other) => unexpected("MGET", &other),
             Err(error) if is_refused(&error) => {
                 tracing::info!(%error, "Redis rejects MGET: using GET for each key");
                 self.together.store(false, Ordering::Relaxed);
-                return apart().await;
+                return None;
             }
             Err(error) => error,
         };
-        error.repeated(names.len()).map(Err).collect()
+        Some(error.repeated(names.len()).map(Err).collect())
     }
 
     /// Waits for the reply to a read on the list.
@@ -171,8 +182,8 @@ async fn send(batcher: Arc<MgetBatcher>) {
 }
 
 async fn ask_all(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
-    while reads.len() > MOST {
-        let rest = reads.split_off(MOST);
+    while reads.len() > MOST_TOGETHER {
+        let rest = reads.split_off(MOST_TOGETHER);
         tokio::spawn(ask(batcher.clone(), std::mem::replace(&mut reads, rest)));
     }
     ask(batcher, reads).await;
@@ -190,9 +201,18 @@ async fn ask(batcher: Arc<MgetBatcher>, reads: Vec<PendingRead>) {
         values = batcher.read_together(&names) => values,
         () = all_gone(&mut answers) => return,
     };
-    for (answer, value) in answers.into_iter().zip(values) {
-        // The caller may have been cancelled.
-        drop(answer.send(value));
+    // A caller may have been cancelled.
+    match values {
+        Some(values) => {
+            answers.into_iter().zip(values).for_each(|(answer, value)| drop(answer.send(value)));
+        }
+        None => {
+            let each = answers.into_iter().zip(&names);
+            let each = each.map(async |(answer, name)| {
+                drop(answer.send(batcher.read_alone(name).await));
+            });
+            join_all(each).await;
+        }
     }
 }
 
@@ -206,7 +226,7 @@ fn mget(names: &[String]) -> Cmd {
 }
 
 /// Resolves when all reads were cancelled.
-async fn all_gone(answers: &mut [oneshot::Sender<Result<Value, StoreError>>]) {
+async fn all_gone(answers: &mut [oneshot::Sender<ReadValue>]) {
     for answer in answers {
         answer.closed().await;
     }

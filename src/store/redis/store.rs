@@ -21,8 +21,8 @@ use super::topology::Subscriber;
 use crate::clock::millis;
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{
-    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
-    get_then_lease, put_then_release,
+    Bus, Found, FoundOrLease, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError, StoreStatus,
+    Tier, get_then_lease, put_then_release,
 };
 
 /// A store in Redis, shared by all nodes.
@@ -88,7 +88,10 @@ impl Redis {
         let value = match self.shared.large.size(key.short()) {
             ValueSize::Small => self.read_small(key).await?,
             ValueSize::Large => self.read_large(key).await?,
-            ValueSize::Unknown | ValueSize::Excessive => self.read_measured(key).await?,
+            ValueSize::Unknown | ValueSize::Excessive => match self.read_measured(key).await? {
+                Some(value) => value,
+                None => return Ok(None),
+            },
         };
         self.read(key, value)
     }
@@ -98,6 +101,11 @@ impl Redis {
         if !self.reads_together(keys) {
             return join_all(keys.iter().map(|key| self.find(key))).await;
         }
+        let batches = keys.chunks(MOST_TOGETHER).map(|keys| self.find_together(keys));
+        join_all(batches).await.into_iter().flatten().collect()
+    }
+
+    async fn find_together(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
         let waiting = LargeRead::new(&self.shared.large, keys);
         let names = keys.iter().map(|key| self.names().entry(key)).collect();
         let values = self.shared.reads.read_many(names).await;
@@ -113,7 +121,10 @@ impl Redis {
     /// The entry in a reply to GET.
     fn read(&self, key: &Key, value: Value) -> Result<Option<Found>, StoreError> {
         match value {
-            Value::Nil => Ok(None),
+            Value::Nil => {
+                self.shared.large.note(key.short(), 0);
+                Ok(None)
+            }
             Value::BulkString(bytes) => self.decode(key, &bytes.into()),
             other => Err(unexpected("GET", &other)),
         }
@@ -166,19 +177,22 @@ impl Redis {
 
     /// Reads a value that is expected to be large, over a connection that no small value waits for.
     async fn read_large(&self, key: &Key) -> Result<Value, StoreError> {
-        self.shared.bulk.run(cmd("GET").arg(self.names().entry(key)), 1).await
+        let waiting = LargeRead::new(&self.shared.large, std::slice::from_ref(&key));
+        let value = self.shared.bulk.run(cmd("GET").arg(self.names().entry(key)), 1).await;
+        waiting.end();
+        value
     }
 
-    /// Reads a value of unknown size, unless it exceeds the limit.
-    async fn read_measured(&self, key: &Key) -> Result<Value, StoreError> {
+    /// Reads a value of unknown size; `None` if it exceeds the limit.
+    async fn read_measured(&self, key: &Key) -> Result<Option<Value>, StoreError> {
         let length = match self.run(cmd("STRLEN").arg(self.names().entry(key))).await? {
             Value::Int(length) => usize::try_from(length).unwrap_or_default(),
             other => return Err(unexpected("STRLEN", &other)),
         };
         match self.shared.large.note(key.short(), length) {
-            ValueSize::Small | ValueSize::Unknown => self.read_small(key).await,
-            ValueSize::Large => self.read_large(key).await,
-            ValueSize::Excessive => Ok(Value::Nil),
+            ValueSize::Small | ValueSize::Unknown => self.read_small(key).await.map(Some),
+            ValueSize::Large => self.read_large(key).await.map(Some),
+            ValueSize::Excessive => Ok(None),
         }
     }
 
