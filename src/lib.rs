@@ -12,10 +12,14 @@
 //! A [`Record`] notes what a handler reads, and [`Fences`] hold the changes that the node knows of. Together they show
 //! whether an entry is fresh.
 //!
-//! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both also work without
-//! Postgres and Redis, in memory alone. With Postgres, `Triggers` record changes, `Listener` follows them, and `Database`
-//! sends each read to a server that is fresh enough. With Redis, [`Tiered`] shares responses among nodes. `Cargo.toml`
-//! describes the features, and `docs/design.md` the protocol.
+//! A *node* is one process of the service, with a cache of its own. Start with [`CacheLayer`] around a router, or with
+//! [`Cache`] for values without HTTP; both also work without Postgres and Redis, in memory alone. With Postgres,
+//! `Triggers` record changes, `Listener` follows them, and `Database` sends each read to a server that is fresh
+//! enough. With Postgres and Redis, [`Tiered`] shares responses among nodes. (Without a `Listener`, a node never uses
+//! entries that another one has stored.)
+//!
+//! `Cargo.toml` in the repository describes the features, the README has an example, and `docs/design.md` explains the
+//! protocol.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -55,7 +55,8 @@ pub enum MissReason {
     Undecodable,
     /// The client requested a fresher response (RFC 9111, section 5.2.1).
     Requested,
-    /// The stored value has another type than the requested one, or was stored by a node with another version of the type.
+    /// The stored value is of a type other than the requested one, or was stored by a node with another version of the
+    /// type.
     OtherShape,
 }
 

@@ -26,9 +26,9 @@ const FENCE_BYTES: usize = 8 << 20;
 /// Stores responses and values, and serves them while they are proven fresh, or stale if the policy allows it.
 /// [`CacheLayer`](crate::CacheLayer) uses it for HTTP; `get_or_load` and the like use it for typed values.
 ///
-/// Clones share everything. Without a `Listener`, the cache does not notice changes in the database: only
-/// [`invalidate`](Self::invalidate) makes entries invalid before their TTL, and only on this node. Entries that other
-/// processes stored are then never valid here.
+/// Clones share all but the [`version`](Self::version). Without a `Listener`, the cache does not notice changes in the
+/// database: only [`invalidate`](Self::invalidate) makes entries invalid before their TTL, and only on this node.
+/// Entries that other processes stored are then never valid here.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,11 +72,11 @@ pub(crate) struct CacheInner {
 }
 
 impl Cache {
-    /// Creates a cache that stores its entries in `store`, with a fence table of 8 MiB. To *fill* an entry is to
-    /// compute a response or value and store it. At most 512 fills run at a time. With a `Listener`, the limit falls to
-    /// four fills per connection that its `Database` may open to the primary. Connections to replicas do not count:
-    /// after a write, all fills read from the primary until a replica has replayed it. If your replicas rarely lag, you
-    /// can allow more fills with [`with_limits`](Self::with_limits).
+    /// Creates a cache that stores its entries in `store`. Its table of fences, the last changes that it knows of,
+    /// takes 8 MiB. To *fill* an entry is to compute a response or value and store it. At most 512 fills run at a
+    /// time; with a `Listener`, at most four for each connection that its `Database` may open to the primary, if that
+    /// is less. Connections to replicas do not count: after a write, all fills read from the primary until a replica
+    /// has replayed it. If your replicas rarely lag, you can allow more fills with [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }
@@ -145,8 +145,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Switches the cache off (`true`) or on again (`false`). While it is off, every request goes to its handler. Stored
-    /// entries remain, and invalidation continues, so you can switch the cache on again at any time.
+    /// Switches the cache of this node off (`true`) or on again (`false`). While it is off, every request goes to its
+    /// handler. Stored entries remain, and invalidation continues, so you can switch the cache on again at any time.
     pub fn set_off(&self, off: bool) {
         self.shared.off.store(off, Ordering::Release);
     }

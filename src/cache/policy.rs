@@ -95,9 +95,12 @@ pub struct PolicyError(pub(crate) Vec<String>);
 freshness_settings!(Policy);
 
 impl Policy {
-    /// Stores responses for at most `ttl`. If reads are tracked (through `Database::reader`), a change in the database
-    /// makes a response invalid as soon as the node has read the change from the change log. The TTL then only limits
-    /// how long an unchanged response is stored.
+    /// Stores responses with status 200 or 203 for at most `ttl` (204, 404 and 410 for
+    /// [`negative_ttl`](Self::negative_ttl)). If reads are tracked (through `Database::reader`), a change in the
+    /// database makes a response invalid as soon as the node has read the change from the change log. The TTL then
+    /// only limits how long an unchanged response is stored. If the cache has a `Listener`, a response is stored only
+    /// if the handler read something, and all of its reads were tracked; for other responses, see
+    /// [`untracked`](Self::untracked).
     pub fn ttl(ttl: Duration) -> Self {
         Self {
             is_standard: false,
@@ -136,10 +139,11 @@ impl Policy {
         }
     }
 
-    /// The response's headers decide whether it is stored and for how long, as RFC 9111 specifies for a shared cache; a
-    /// client may request a fresher one with `Cache-Control`. Use it for handlers and origins that declare their own
-    /// freshness; responses without such headers are not stored. Reads need not be [tracked](Self::untracked), and a
-    /// successful POST, PUT or DELETE invalidates its path.
+    /// The response's headers decide whether it is stored and for how long, as RFC 9111 specifies for a shared cache;
+    /// a client may request a fresher one with `Cache-Control`. Use it for handlers and origins that declare their own
+    /// freshness. A response that neither states its freshness nor has `Last-Modified` or `ETag` is not stored. Reads
+    /// need not be [tracked](Self::untracked). A request with an unsafe method (POST, PUT, PATCH, DELETE and unknown
+    /// ones) whose response has a 2xx or 3xx status invalidates the responses of its path.
     ///
     /// The response to a request with `Authorization` or `Cookie` is stored only if its headers say that it is for
     /// everybody, so no client can have a personal response stored for others.
@@ -251,10 +255,11 @@ impl Policy {
         self
     }
 
-    /// Makes these cookies part of the key. If you name the session cookie, each session gets responses of its own. The
-    /// handler receives one `Cookie` line with these cookies alone, rebuilt from the key. A request with other cookies
-    /// bypasses the cache, since they may identify the client too, unless the policy ignores them
-    /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
+    /// Makes these cookies part of the key. If you name the session cookie, each session gets responses of its own.
+    /// The handler receives one `Cookie` line with these cookies alone, rebuilt from the key, unless
+    /// [`vary_by`](Self::vary_by) has returned the client's identity and the policy is not [`strict`](Self::strict). A
+    /// request with other cookies bypasses the cache, since they may identify the client too, unless the policy
+    /// ignores them ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]
     pub fn vary_cookies<I>(mut self, names: I) -> Self
     where

@@ -265,8 +265,9 @@ impl Record {
         }
     }
 
-    /// Records a write that was made without `Database`. Call it after the write has ended: the response is then not
-    /// stored, and later reads in this scope see the write.
+    /// Records a write that was made without `Database`, for code that has no `Database` at hand (otherwise, see
+    /// `Database::wrote`). Call it after the write has ended: the response is then not stored, and later reads in this
+    /// scope see the write.
     pub fn wrote(&self) {
         self.note_write();
         if let Some(requirement) = self.requirement() {

@@ -39,8 +39,9 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The error of `load`. The cache's own failures are not errors: a value that can't be decoded is loaded, and one that
-    /// can't be encoded is returned without being stored.
+    /// The error of `load`, unless the stored value is served in its place: one that is fresh and was only due to be
+    /// refreshed early, or a stale one, if the policy has `stale_if_error`. The cache's own failures are not errors: a
+    /// value that can't be decoded is loaded, and one that can't be encoded is returned without being stored.
     pub async fn get_or_load<T, E, F>(
         &self,
         key: &Key,
@@ -76,7 +77,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The error of `load`.
+    /// The error of `load`, with the same exceptions.
     pub async fn find_or_load<T, E, F>(
         &self,
         key: &Key,

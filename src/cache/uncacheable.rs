@@ -13,7 +13,7 @@ pub struct Uncacheable {
 }
 
 impl Uncacheable {
-    /// A reason.
+    /// A reason: a token of lower-case letters and hyphens for `Cache-Status`, and an explanation for people.
     pub fn new(token: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
         Self { token, why: why.into() }
     }

@@ -34,10 +34,10 @@ impl Cache {
     /// then never serve one another's entries, so a new version never returns the old version's JSON, and a rolling
     /// deployment runs both side by side. A change in the database invalidates the entries of all versions.
     ///
-    /// `version` must change whenever a response or value may change for another reason than the data. You can use
+    /// `version` must change whenever a response or value may change for a reason other than the data. You can use
     /// `env!("CARGO_PKG_VERSION")` if every release raises it. The commit or the image's tag always changes, so every
-    /// deployment then starts without entries. A number that you raise by hand when the form of a response changes keeps
-    /// the entries across all other deployments.
+    /// deployment then starts without entries. A number that you raise by hand when the form of a response changes
+    /// keeps the entries across all other deployments.
     ///
     /// The version applies to this handle and to clones made from it: call this before you pass the cache to layers.
     ///

@@ -23,10 +23,10 @@ use super::text::Text;
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag with this name, in any of the three forms. Everything after the first `=` is normalized as a value, even
-    /// if that `=` is part of a table's or a column's name. Nodes read the names of changed tags in the change log, and
-    /// make tags of them by this function. So each of the other constructors joins its arguments to a name, and returns
-    /// the tag that `named` returns for this name.
+    /// The tag with this name, in any of the three forms. Everything after the first `=` is normalized as a value,
+    /// even if that `=` is part of a table's or a column's name. Nodes read the names of changed tags in the change
+    /// log, and turn them into tags by this function. So each of the other constructors joins its arguments into a
+    /// name, and returns the tag that `named` returns for this name.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
             Some((column, value)) => Self::from_pieces(&[column, "=", &canonical_parts(value)]),

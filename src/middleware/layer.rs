@@ -141,11 +141,11 @@ impl CacheLayer {
         self
     }
 
-    /// Adds request headers that identify the client, in addition to `Authorization`, `Cookie` and the well-known ones that
-    /// `docs/security.md` lists. A name that ends in `*` matches all names with this prefix. A request with one of these
-    /// headers bypasses the cache, unless the policy names the header in [`vary`](Policy::vary) or says
-    /// [`public`](Policy::public); under [`Policy::standard`], its response is stored only if it says `public` or
-    /// `s-maxage`. Name the headers that your proxy or gateway adds.
+    /// Adds request headers that identify the client, in addition to `Authorization`, `Cookie` and the well-known ones
+    /// that `docs/security.md` lists. A name that ends in `*` matches all names with this prefix. A request with one
+    /// of these headers bypasses the cache, unless the policy names the header in [`vary`](Policy::vary) or is
+    /// [`public`](Policy::public). Under [`Policy::standard`], the response is stored only if its `Cache-Control` has
+    /// `public` or `s-maxage`. Name the headers that your proxy or gateway adds.
     #[must_use]
     pub fn identity_headers<I>(mut self, names: I) -> Self
     where
@@ -166,9 +166,9 @@ impl CacheLayer {
     /// state, a request id, or `ConnectInfo<SocketAddr>` if no response depends on it.
     ///
     /// A request with an extension whose type is neither declared nor one of axum's own bypasses the cache, unless the
-    /// policy keys by it ([`Policy::vary_by`]) or says [`public`](Policy::public): the extension may be the client's
-    /// identity, found by an authentication layer. Under [`Policy::standard`] its response is stored only if it says `public`
-    /// or `s-maxage`.
+    /// policy keys by it ([`Policy::vary_by`]) or is [`public`](Policy::public): the extension may be the client's
+    /// identity, found by an authentication layer. Under [`Policy::standard`], the response is stored only if its
+    /// `Cache-Control` has `public` or `s-maxage`.
     ///
     /// A [`strict`](Policy::strict) policy passes declared extensions to its handlers, so don't declare a type that holds the
     /// client's identity: use [`Policy::vary_by_extension`].
@@ -205,7 +205,8 @@ impl CacheLayer {
         self
     }
 
-    /// Checks the policies and patterns. Without this call, an invalid one is only logged as an error, and is not used.
+    /// Checks the policies and patterns. Without this call, an invalid one is only logged as an error, and is not used
+    /// (of two policies for one route, the last one is used).
     ///
     /// A pattern that no request matches can't be found at start, since axum does not list its routes. So the layer
     /// checks the patterns once, when ten minutes have passed since the first request and at least 10,000 requests were
@@ -231,7 +232,8 @@ impl CacheLayer {
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
     ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers), except under
     ///   [`strict`](Policy::strict); `forward` without `strict`; `any_query_order` under `standard`; a cookie that is
-    ///   both keyed and ignored.
+    ///   both keyed and ignored; a type that both [`extension`](Self::extension) and
+    ///   [`Policy::vary_by_extension`] name.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
             true => Ok(self),

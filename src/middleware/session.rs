@@ -41,15 +41,16 @@ const LIFE: u64 = 300;
 /// The maximum number of tokens that are read per request; a client may send any number.
 const MOST: usize = 64;
 
-/// Encrypts and reads the tokens of sessions. All nodes of a service need the same secret.
+/// Lets clients read their own writes (see [`CacheLayer::sessions`](super::CacheLayer::sessions)): encrypts and
+/// decrypts the tokens of their sessions. All nodes of a service need the same secret.
 ///
 /// A token is opaque to clients. It travels in the header `Tidegate-Position` and in a cookie that only this host gets,
 /// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request has
 /// several tokens, on one line of the header (separated by commas) or on several, all valid ones count.
 ///
 /// A client may send a token that is older than five minutes. It delays nothing, since every node has read the change
-/// log past its position. Its only effect is on databases other than the layer's. The token does not say what the
-/// session has written to these, so the request's reads of these go to their primaries. If the token is from before a
+/// log past its position. Its only effect is on further databases of the service: since the token holds a position in
+/// the layer's database only, the request reads the others from their primaries. If the token is from before a
 /// failover, the node ignores it once a check in the background has shown that.
 ///
 /// ```

@@ -25,9 +25,9 @@ use crate::sync::{MutexExt, RwLockExt};
 /// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
 /// wherever sqlx takes an executor.
 ///
-/// Clones share everything. A read goes to a replica that has replayed everything that the response and the session
-/// require. If there is none, it goes to the primary. If the primary is down, it goes to any replica, and the response
-/// is not cached.
+/// Clones share all connections. A read goes to a replica that has replayed everything that the response and the
+/// session require. If there is none, it goes to the primary. If the primary is down, it goes to any replica, and the
+/// response is not cached.
 ///
 /// ```no_run
 /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
@@ -89,10 +89,11 @@ impl Database {
         self.inner.primary.pool().is_closed()
     }
 
-    /// Begins a transaction on the primary. The cache does not know what is read in it, so the response of the current scope
-    /// is not cached. While the transaction is open, all other reads of the scope go to the primary. When it has committed,
-    /// they see what it has written. A transaction that has written nothing, or that is rolled back, does not count as a
-    /// write: the session gets no token for it.
+    /// Begins a transaction on the primary. The cache does not know what is read in it, so the response of the current
+    /// scope is not cached, unless its policy is [`untracked`](crate::Policy::untracked). While the transaction is
+    /// open, all other reads of the scope go to the primary. When it has committed, they see what it has written. A
+    /// transaction that has written nothing, or that is rolled back, does not count as a write: the session gets no
+    /// token for it.
     ///
     /// Begin the transaction in the scope of the response that uses it. If it is begun outside any scope, responses that
     /// are being computed while it is open are not stored.
@@ -137,7 +138,8 @@ impl Database {
     }
 
     /// Reports that something was written to this database by other means, such as the application's own pool. Call it
-    /// after the commit: later reads in the same scope then see the write.
+    /// after the commit. The response of the current scope is then not stored, and later reads in the scope see the
+    /// write; outside any scope, later reads outside any scope do.
     pub fn wrote(&self) {
         if let Some(record) = Record::current() {
             record.note_write();
@@ -145,10 +147,11 @@ impl Database {
         self.requirement().begin().end();
     }
 
-    /// Begins a READ ONLY transaction on the primary. The server refuses writes in it, so it does not count as a write, and
-    /// the session gets no token for it. The cache does not know what it reads, so a response that uses it is not cached,
-    /// provided that the transaction is begun in the response's scope (see [`begin`](Self::begin)). For responses that are to
-    /// be cached, use [`read_transaction`](Self::read_transaction).
+    /// Begins a READ ONLY transaction on the primary. The server refuses writes in it, so it does not count as a
+    /// write, and the session gets no token for it. The cache does not know what it reads, so a response that uses it
+    /// is not cached unless its policy is [`untracked`](crate::Policy::untracked), provided that the transaction is
+    /// begun in the response's scope (see [`begin`](Self::begin)). For responses that are to be cached, use
+    /// [`read_transaction`](Self::read_transaction).
     ///
     /// # Errors
     ///
@@ -157,11 +160,12 @@ impl Database {
         self.begin_with("BEGIN READ ONLY", None).await
     }
 
-    /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it,
-    /// so if this is called while a response is being computed, the response is not cached, and all later reads of the
-    /// scope go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If
-    /// you write through such a pool, call [`wrote`](Self::wrote). If the application provides
-    /// [`credentials`](super::DatabaseOptions::credentials), those of the pool are renewed once a minute.
+    /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with
+    /// it, so if this is called while a response is being computed, the response is not cached (unless its policy is
+    /// [`untracked`](crate::Policy::untracked)), and all later reads of the scope go to the primary. Don't use a pool
+    /// that was obtained in another scope: Tidegate does not notice that. If you write through such a pool, call
+    /// [`wrote`](Self::wrote). If the application provides [`credentials`](super::DatabaseOptions::credentials), those
+    /// of the pool are renewed once a minute.
     pub fn primary(&self) -> &PgPool {
         self.note_unknown_reads();
         self.requirement().lend();

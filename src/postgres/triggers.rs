@@ -128,7 +128,9 @@ impl Triggers {
     ///
     /// # Errors
     ///
-    /// - If a table can't be tracked. Nothing has been changed in this case.
+    /// - If the server is a standby, is older than Postgres 14, has the schema of a newer version of Tidegate, or (under
+    ///   [`ChangeSource::LogicalReplication`]) lacks `wal_level = logical`; or if a table can't be tracked. Nothing has
+    ///   been changed in these cases.
     /// - If a right is missing, or if a table stays in use for about a minute. Tables are processed in the order of
     ///   their names, so those before this table are now tracked, and those after it have not been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
@@ -194,11 +196,13 @@ impl Triggers {
         InstallStep::DropAll.run(conn).await
     }
 
-    /// Grants a role the rights that a listener needs. Writers and readers need no rights.
+    /// Grants a role what it needs to run a `Listener` and to call `Database::invalidate`. Reading and writing tracked
+    /// tables needs no grant. Under [`ChangeSource::LogicalReplication`], the listener's role also needs the attribute
+    /// `REPLICATION`, which this does not grant.
     ///
     /// # Errors
     ///
-    /// If the role or the schema does not exist.
+    /// If the role or the schema does not exist, or if the connection's own role lacks a right.
     pub async fn grant(conn: &mut PgConnection, role: &str) -> Result<(), SchemaError> {
         let role = identifier(role);
         let sql = format!(
@@ -215,7 +219,7 @@ impl Triggers {
     ///
     /// # Errors
     ///
-    /// If the schema is not installed.
+    /// If the schema is not installed, or can't be read.
     pub async fn status(conn: &mut PgConnection) -> Result<SchemaStatus, SchemaError> {
         status::read(conn).await
     }

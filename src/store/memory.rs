@@ -21,14 +21,15 @@ mod rules;
 mod shard;
 mod tuner;
 
-/// A store in this process's memory, bounded in bytes. A typed value is also held in decoded form, and the size of that is
-/// estimated: at most three times too high, and too low only for linked lists and boxes of a few bytes.
+/// A store in this process's memory, bounded in bytes. A typed value is also held in decoded form. The size of that is
+/// estimated: the estimate is at most three times the size, and below it only for linked lists and for many small
+/// `Box`es.
 ///
-/// When the store is full, it evicts either the least recently used entries, or those that S3-FIFO evicts (Yang et al.,
-/// "FIFO queues are all you need for cache eviction", SOSP 2023). Which of the two has more hits depends on what is
-/// requested. So both are tried on a sample of the requests, the second one with several parameters, and the store follows
-/// the best one. The trials take a thirty-second of the capacity, but at most 1 MiB. The store evicts outdated entries first
-/// where it finds them. `tidegate bench hitrate` compares the result with other policies.
+/// When the store is full, it evicts either the least recently used entries, or those that S3-FIFO evicts (Yang et
+/// al., "FIFO queues are all you need for cache eviction", SOSP 2023). Which of the two has more hits depends on what
+/// is requested. So both are tried on a sample of the requests, the second one with several parameters, and the store
+/// follows the best one. The trials take 1/32 of the capacity, but at most 1 MiB. The store evicts outdated entries
+/// first where it finds them. `tidegate bench hitrate` compares the result with other policies.
 ///
 /// The capacity is divided evenly among shards: four to eight per core, or fewer if a shard would be smaller than 2 MiB, so
 /// that a body of 1 MiB, the default [`body_limit`](crate::Policy::body_limit), has room on a machine with many cores. An

@@ -30,7 +30,8 @@ pub use memory::Memory;
 pub use redis::{Redis, RedisError, RedisInfo, RedisOptions};
 pub use tiered::Tiered;
 
-/// A place where entries are stored by key. Implement it to use a backend other than `Memory` or `Redis`.
+/// A place where entries are stored by key. Implement it to wrap another store, or to keep entries in this process in
+/// another way. An [`Entry`] can't be encoded outside this crate, so only `Redis` stores entries on a server.
 ///
 /// Errors are only counted and reported to the circuit breaker: the cache treats a store that fails as one without the
 /// entry.
@@ -39,7 +40,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// future.
     fn peek(&self, key: &Key) -> Option<Found>;
 
-    /// Finds an entry, which may take a call to a server. `None` if there is none.
+    /// Finds an entry, by a call to a server if need be. `None` if there is none.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>>;
 
     /// Finds the entries of several keys, and returns them in the order of the keys. By default, this calls
@@ -58,8 +59,8 @@ pub trait Store: Debug + Send + Sync + 'static {
         false
     }
 
-    /// Stores an entry until it expires. Work that needs no waiting is done when this returns; the returned future is the
-    /// rest, which the caller may run in the background.
+    /// Stores an entry. Work that needs no waiting is done when this returns; the returned future is the rest, which
+    /// the caller may run in the background.
     fn put(
         &self,
         key: &Key,

@@ -64,10 +64,11 @@ impl Policy {
         self
     }
 
-    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*` matches
-    /// all names with that prefix. Any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is still
-    /// assumed to identify the client. A handler that computes a response for the cache does not receive ignored
-    /// cookies.
+    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*`
+    /// matches all names with that prefix. Any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is
+    /// still assumed to identify the client. A handler that computes a response for the cache does not receive ignored
+    /// cookies, unless the policy is not [`strict`](Self::strict) and either [`vary_by`](Self::vary_by) has returned
+    /// the client's identity, or the policy is [`public`](Self::public) and names no cookie.
     #[must_use]
     pub fn ignore_cookies<I>(mut self, names: I) -> Self
     where
@@ -77,16 +78,18 @@ impl Policy {
         self
     }
 
-    /// Passes only the parts of a request that are in its key to the handler, so that no response can depend on anything
-    /// else. The handler gets only these extensions: axum's own, those declared by
+    /// Lets the handler receive only those parts of a request that are in its key, so that no response can depend on
+    /// anything else. The handler gets only these extensions: axum's own, those declared by
     /// [`CacheLayer::extension`](crate::CacheLayer::extension), and that of
     /// [`vary_by_extension`](Self::vary_by_extension). This mode is recommended.
     ///
     /// The key holds the host (unless [`host(false)`](Self::host)), the path, the query (or the parameters of
     /// [`query`](Self::query)), and what [`vary`](Self::vary), [`vary_cookies`](Self::vary_cookies) and
-    /// [`vary_by`](Self::vary_by) name. [`forward`](Self::forward) passes on headers that no response depends on. All other
-    /// headers are removed from every request that the cache sends to the handler, whether or not the response is stored.
-    /// A request that bypasses the cache because it identifies the client is passed on unchanged.
+    /// [`vary_by`](Self::vary_by) name. It also holds the headers in which proxies state the host, the path and the
+    /// scheme, such as `X-Forwarded-Proto`. [`forward`](Self::forward) passes on further headers, on which responses
+    /// must not depend. All other headers are removed, whether or not the response is stored. A request that bypasses
+    /// the cache without a lookup, such as a write, or one that identifies a client for whom the policy does not
+    /// account, is passed on unchanged.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.identity.is_strict = true;

@@ -51,17 +51,18 @@ impl Policy {
     /// `docs/guide/2-policies.md` has a function for any GraphQL query, and what to consider for your own.
     ///
     /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and
-    /// the fields that describe it are part of the key, with `Accept` and the method. It invalidates nothing, its reads
-    /// may go to replicas, and its response carries a session token only if the handler wrote. If the handler writes
-    /// through `Database` after all, the response is not stored, and no other request gets it. This does not make a
-    /// wrong `true` harmless: a run that did not write is stored, and later requests with the same content get its
-    /// response, whether or not they would have written.
+    /// the fields that describe it are part of the key, with `Accept` and the method. It invalidates nothing, its
+    /// reads may go to replicas, and its response carries a session token only if the handler wrote. If the handler
+    /// writes through `Database` after all, the response is not stored, and no other request gets it. This does not
+    /// make a wrong `true` harmless: if the handler ran without writing, its response is stored, and later requests
+    /// with the same content get it, whether or not they would have written.
     ///
     /// `only_reads` must base its decision only on parts of the request that the handler gets and that are in the key.
-    /// Name each header that it reads in [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds
-    /// or rewrites a part of the request ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called
-    /// twice: with the head that the client sent, and with the head that the handler gets. It must say `true` for both.
-    /// The handler's head lacks the conditions and ranges of the request, even if `vary` names them.
+    /// Name each header that it reads in [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy
+    /// withholds or rewrites a part of the request ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads`
+    /// is called twice: with the head that the client sent, and with the head that the handler gets. It must say
+    /// `true` for both. The head that the handler gets has no conditional and range headers (`If-None-Match`, `Range`
+    /// …), even if `vary` names them.
     ///
     /// If the function panics, the request counts as one that may write. The process's panic hook runs for each panic;
     /// the layer logs an error only for the first one under each policy that is passed to

@@ -64,8 +64,9 @@ impl ValuePolicy {
         policy
     }
 
-    /// The same policy for the value with this id, which replaces `{id}` in the tags. Use it with
-    /// [`get_or_load`](crate::Cache::get_or_load) for values that [`get_many`](crate::Cache::get_many) loads too.
+    /// The same policy for the value with this id, which replaces `{id}` in the tags. If a tag uses `{id}`,
+    /// [`get_or_load`](crate::Cache::get_or_load) and [`find_or_load`](crate::Cache::find_or_load) need it: without an
+    /// id, the value is loaded each time and not stored, and an error is logged once.
     #[must_use]
     pub fn for_id(&self, id: impl fmt::Display) -> Self {
         Self { id: Some(id.to_string().into()), ..self.clone() }
@@ -118,8 +119,8 @@ impl ValuePolicyBuilder {
     ///
     /// # Errors
     ///
-    /// If a setting is invalid: a TTL or `max_staleness` of zero, a jitter outside 0 to 1, a negative `early_refresh`, or
-    /// a tag that is empty, has an unmatched brace, or has another parameter than `{id}`.
+    /// If a setting is invalid: a TTL or `max_staleness` of zero, a jitter outside 0 to 1, a negative `early_refresh`,
+    /// or a tag that is empty, has an unmatched brace, or has a parameter other than `{id}`.
     pub fn build(self) -> Result<ValuePolicy, PolicyError> {
         let other = self.0.parameters().find(|name| *name != ID);
         let other = other

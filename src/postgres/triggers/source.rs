@@ -10,12 +10,13 @@ pub enum ChangeSource {
     /// Nodes read the write-ahead log by logical replication: one node for all that share a Redis, otherwise each node.
     /// No trigger runs, but each UPDATE and DELETE writes the whole old row to the write-ahead log.
     ///
-    /// Each node needs the feature `wal`, the server `wal_level = logical`, and the listener's role the attribute
-    /// `REPLICATION` (on RDS the role `rds_replication`). Each table gets `REPLICA IDENTITY FULL`, and becomes part of
-    /// the publication `tidegate`. A node starts with an empty cache, and if another node begins to read for all, the
-    /// caches of all nodes are empty. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a transaction
-    /// counts as a change of all rows of a table if it has more than 10,000 values of key columns there, or more than a
-    /// megabyte of them.
+    /// Every node needs the feature `wal`; the server needs `wal_level = logical`; the listener's role needs the
+    /// attribute `REPLICATION` (on RDS the role `rds_replication`). Each table gets `REPLICA IDENTITY FULL`, and
+    /// becomes part of the publication `tidegate`. Without a Redis that nodes share, a node starts with an empty
+    /// cache. If another node begins to read for all, the caches of all nodes become empty, unless
+    /// `max_slot_wal_keep_size` is set. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a
+    /// transaction counts as a change of all rows of a table if it has more than 10,000 values of key columns there,
+    /// or more than a megabyte of them.
     LogicalReplication,
 }
 

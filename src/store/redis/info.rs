@@ -18,7 +18,7 @@ pub struct RedisInfo {
     pub max_memory: u64,
     /// The eviction policy for when the memory is full, as in `allkeys-lru`.
     pub eviction_policy: String,
-    /// The number of keys that were evicted.
+    /// The number of keys that were evicted since the server was started or its statistics were reset.
     pub evicted_keys: u64,
 }
 

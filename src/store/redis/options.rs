@@ -123,9 +123,10 @@ impl RedisOptions {
     /// let options = tidegate::RedisOptions::new("redis://127.0.0.1:6379/").prefix("shop").secrets([secret]);
     /// ```
     ///
-    /// The signature is a 128-bit code by BLAKE3 in keyed mode, over the name in Redis and all bytes. It proves that a node
-    /// of this service wrote an entry, and under which key. It encrypts nothing. If an attacker puts back an older entry of
-    /// the same key, its signature is valid; the entry is then judged by its age and by what has changed since, as always.
+    /// The signature is a 128-bit message authentication code, computed by BLAKE3 in keyed mode over the name in Redis
+    /// and all bytes. It proves that a node of this service wrote an entry, and under which key. It encrypts nothing.
+    /// If an attacker puts back an older entry of the same key, its signature is valid; the entry is then judged by
+    /// its age and by what has changed since, as always.
     #[must_use]
     pub fn secrets<I>(mut self, secrets: I) -> Self
     where
