@@ -1,5 +1,6 @@
 //! Tables whose changes are read from the write-ahead log.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tidegate::{
 };
 use tidegate_testing::{Authority, Postgres};
 
+use super::changes::ways;
 use super::common::eventually;
 use super::world::{Node, TTL, connect, options};
 
@@ -586,6 +588,32 @@ async fn a_role_without_the_right_to_replicate_is_told_so() {
         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
     );
     assert!(said.to_lowercase().contains("replication"), "{said}");
+}
+
+/// But for the number of rows of one statement, which only triggers limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_reported_with_the_tags_that_triggers_log() {
+    for ways in ways::ALL {
+        let server = server(ways.setup).await;
+        let tables = (ways.tables)().source(ChangeSource::LogicalReplication);
+        tables.install(&mut connect(&server).await).await.unwrap();
+        let db = options(&server).connect().await.unwrap();
+        let mut changes = Changes::follow(&db).await.unwrap();
+        for (sql, logged) in ways.statements_for(&server).await {
+            server.psql(sql).await.unwrap();
+            let past_the_limit = logged.contains('!') && !sql.starts_with("truncate");
+            if logged.is_empty() {
+                continue;
+            }
+            let change = changes.next().await.unwrap();
+            let said: BTreeSet<&str> = change.tags.iter().map(String::as_str).collect();
+            if past_the_limit {
+                assert!(said.contains("users:id=3") && !said.contains("users!"), "{sql}: {said:?}");
+                continue;
+            }
+            assert_eq!((said, change.all), (logged.split_whitespace().collect(), false), "{sql}");
+        }
+    }
 }
 
 /// The tags that an observer gets for each script.

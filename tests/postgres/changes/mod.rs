@@ -5,6 +5,7 @@ use tidegate::{SchemaError, Triggers};
 use tidegate_testing::Postgres;
 
 use super::common::eventually;
+use ways::{USERS, Ways, users};
 
 mod altered;
 mod locks;
@@ -14,6 +15,7 @@ mod noted;
 mod refused;
 mod settings;
 mod strangers;
+pub(super) mod ways;
 
 struct Bed {
     server: Postgres,
@@ -49,59 +51,21 @@ impl Bed {
     }
 }
 
-const USERS: &str = "create table users (id int primary key, org int, name text);
-    insert into users select g, g % 3, 'n' from generate_series(1, 20) g;";
-
-fn users() -> Triggers {
-    Triggers::new().columns("users", &["org"]).row_limit(10)
-}
-
-#[tokio::test]
-async fn each_plain_statement_logs_the_tags_of_its_rows() {
-    let bed = Bed::new(USERS, users()).await;
-    for (sql, tags) in [
-        ("insert into users values (42, 7)", "users users:id=42 users:org=7"),
-        ("insert into users values (43, null)", "users users:id=43"),
-        ("update users set org = 8 where id = 42", "users users:id=42 users:org=7 users:org=8"),
-        ("update users set id = 44 where id = 43", "users users:id=43 users:id=44"),
-        ("update users set name = name where id = 44", "users users:id=44"),
-        ("delete from users where id = 44", "users users:id=44"),
-        ("update users set org = 9 where id = -1", ""),
-        ("delete from users where false", ""),
-        ("insert into users select 1 where false", ""),
-        (
-            "copy users (id, org) from stdin;\n50\t1\n51\t\\N\n\\.\n",
-            "users users:id=50 users:id=51 users:org=1",
-        ),
-        (
-            "insert into users values (50, 5), (52, 6) on conflict (id) do update set org = 6",
-            "users users:id=52 users:org=6\nusers users:id=50 users:org=1 users:org=6",
-        ),
-        ("insert into users values (50) on conflict do nothing", ""),
-        ("begin; delete from users; rollback", ""),
-        (
-            "begin; delete from users where id = 1; savepoint s; delete from users where id = 2;
-             rollback to s; commit",
-            "users users:id=1 users:org=1",
-        ),
-        (
-            "with gone as (delete from users where id = 2 returning id)
-             insert into users select 60, id from gone",
-            "users users:id=60 users:org=2\nusers users:id=2 users:org=2",
-        ),
-        ("delete from users where id < 14", "users users!"),
-        (
-            "set session_replication_role = replica; delete from users where id = 15",
-            "users users:id=15 users:org=0",
-        ),
-        ("truncate users", "users users!"),
-    ] {
+/// Writes what is listed in [`ways`], and compares the log.
+async fn logs_the_tags(ways: &Ways) {
+    let bed = Bed::new(ways.setup, (ways.tables)()).await;
+    for (sql, tags) in ways.statements_for(&bed.server).await {
         let mut said: Vec<_> = bed.log(sql).await.lines().map(str::to_owned).collect();
         let mut wanted: Vec<_> = tags.lines().map(str::to_owned).collect();
         said.sort();
         wanted.sort();
         assert_eq!(said, wanted, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn each_plain_statement_logs_the_tags_of_its_rows() {
+    logs_the_tags(&ways::PLAIN).await;
 }
 
 #[tokio::test]
@@ -122,67 +86,23 @@ async fn invalidating_a_tag_without_a_value_also_logs_its_bulk_tag() {
 
 #[tokio::test]
 async fn a_merge_logs_the_tags_of_its_rows() {
-    let bed = Bed::new(USERS, users()).await;
-    if bed.server.psql("show server_version_num").await.unwrap().as_str() < "150000" {
-        return; // MERGE came with Postgres 15.
-    }
-    let said = bed
-        .log(
-            "merge into users u using (values (1), (2), (99)) v (id) on u.id = v.id
-             when matched and u.id = 1 then delete
-             when matched then update set org = 5
-             when not matched then insert values (v.id, 9)",
-        )
-        .await;
-    let mut said: Vec<_> = said.lines().collect();
-    said.sort_unstable();
-    assert_eq!(
-        said,
-        [
-            "users users:id=1 users:org=1",
-            "users users:id=2 users:org=2 users:org=5",
-            "users users:id=99 users:org=9",
-        ]
-    );
+    logs_the_tags(&ways::MERGE).await;
 }
 
 #[tokio::test]
 async fn cascades_of_foreign_keys_are_logged() {
-    let setup = "create table a (id int primary key);
-        create table b (id int primary key, a int references a on delete cascade);
-        create table c (id int primary key, a int references a on delete set null);
-        insert into a values (1), (2); insert into b values (10, 1); insert into c values (20, 1);";
-    let triggers = Triggers::new().table("a").columns("b", &["a"]).columns("c", &["a"]);
-    let bed = Bed::new(setup, triggers).await;
-    let said = bed.log("delete from a where id = 1").await;
-    let mut said: Vec<_> = said.lines().collect();
-    said.sort_unstable();
-    assert_eq!(said, ["a a:id=1", "b b:a=1 b:id=10", "c c:a=1 c:id=20"]);
-    let said = bed.log("truncate a cascade").await;
-    let mut said: Vec<_> = said.lines().collect();
-    said.sort_unstable();
-    assert_eq!(said, ["a a!", "b b!", "c c!"]);
+    logs_the_tags(&ways::CASCADES).await;
 }
 
 #[tokio::test]
 async fn changes_of_partitions_are_logged_by_the_name_of_their_root() {
-    let setup = "create table p (id int, k int, primary key (id, k)) partition by list (k);
-        create table p1 partition of p for values in (1);
-        create table p2 (k int not null, extra text, id int not null);
-        alter table p2 drop column extra;
-        alter table p attach partition p2 for values in (2);";
-    let mut bed = Bed::new(setup, Triggers::new().table("p1")).await;
-    for (sql, tags) in [
-        ("insert into p values (5, 1), (6, 2)", "p p:id=5 p:id=6 p:k=1 p:k=2"),
-        ("insert into p2 (id, k) values (7, 2)", "p p:id=7 p:k=2"),
-        ("update p set k = 2 where id = 5", "p p:id=5 p:k=1 p:k=2"),
-        ("delete from p2 where id = 7", "p p:id=7 p:k=2"),
-    ] {
+    let mut bed = Bed::new(ways::PARTITIONS.setup, (ways::PARTITIONS.tables)()).await;
+    for (sql, tags) in ways::PARTITIONS.statements {
         let said = bed.log(sql).await;
         let mut said: Vec<_> = said.split_whitespace().collect();
         said.sort_unstable();
         said.dedup();
-        assert_eq!(said.join(" "), tags, "{sql}");
+        assert_eq!(said.join(" "), *tags, "{sql}");
     }
     bed.server.psql("create table p3 partition of p for values in (3)").await.unwrap();
     let status = Triggers::status(&mut bed.conn).await.unwrap();
@@ -215,16 +135,7 @@ async fn a_child_is_logged_by_its_parents_name_and_several_parents_are_refused()
 
 #[tokio::test]
 async fn writes_through_a_view_or_a_function_are_logged() {
-    let setup = format!(
-        "{USERS} create view v as select id, org from users where org = 1;
-         create function f() returns void language sql as 'delete from users where id = 4';"
-    );
-    let bed = Bed::new(&setup, users()).await;
-    assert_eq!(
-        bed.log("update v set org = 2 where id = 1").await,
-        "users users:id=1 users:org=1 users:org=2"
-    );
-    assert_eq!(bed.log("select f()").await, "users users:id=4 users:org=1");
+    logs_the_tags(&ways::INDIRECT).await;
 }
 
 #[tokio::test]
