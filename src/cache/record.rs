@@ -122,7 +122,7 @@ impl Record {
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match Arc::get_mut(&mut self.0) {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
-            None => self.note_uncacheable(Uncacheable::new(
+            None => self.mark_uncacheable(Uncacheable::new(
                 "late-tags",
                 "its tags were added after the work had begun",
             )),

@@ -39,8 +39,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The error of `load`, unless the stored value is served in its place: one that is fresh and was only due to be
-    /// refreshed early, or a stale one, if the policy has `stale_if_error`. The cache's own failures are not errors: a
+    /// The error of `load`, unless a stored value is served in its place and `load` has written nothing. That is one that
+    /// is fresh and was only due to be refreshed early, or a stale one that the policy allows. The cache's own failures are not errors: a
     /// value that can't be decoded is loaded, and one that can't be encoded is returned without being stored.
     pub async fn get_or_load<T, E, F>(
         &self,
@@ -139,7 +139,8 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let record = self.record(Some(policy), LookupOptions::default());
-        record.note_uncacheable(Uncacheable::new(
+        // Its tags are unknown, and without them, nothing that contains the value can be invalidated.
+        record.mark_uncacheable(Uncacheable::new(
             "missing-id",
             "a tag of the ValuePolicy uses {id}, and the value has no id",
         ));

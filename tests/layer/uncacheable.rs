@@ -211,7 +211,7 @@ async fn visitors_with_cookies_do_not_wait_on_new_paths_after_many_personal_resp
 /// Also without a listener, where policies decide alone, and if the mark is made while a part is computed.
 #[tokio::test]
 async fn what_the_application_marks_as_uncacheable_is_stored_under_no_policy() {
-    async fn mark() -> &'static str {
+    fn mark() -> &'static str {
         let weather = Uncacheable::new("weather", "the weather service was called");
         Record::current().unwrap().mark_uncacheable(weather);
         "fine"
@@ -221,12 +221,12 @@ async fn what_the_application_marks_as_uncacheable_is_stored_under_no_policy() {
         let (parts, key) = (cache.clone(), Key::new("part").finish());
         let values = ValuePolicy::ttl(WAIT).untracked().build().unwrap();
         let part = async move || {
-            let load = async || Ok::<_, Infallible>(mark().await.to_owned());
+            let load = async || Ok::<_, Infallible>(mark().to_owned());
             parts.get_or_load(&key, &values, load).await
         };
         let fresh = [("cache-control", "max-age=60")];
         let app = Router::new()
-            .route("/whole", get(async move || (fresh, mark().await)))
+            .route("/whole", get(async move || (fresh, mark())))
             .route("/part", get(async move || (fresh, part().await.unwrap())))
             .route("/other", get(async move || (fresh, "fine")))
             .layer(CacheLayer::new(cache).default_policy(policy));
@@ -238,5 +238,37 @@ async fn what_the_application_marks_as_uncacheable_is_stored_under_no_policy() {
         }
         ask(&app, "/other").await;
         assert!(ask(&app, "/other").await.1.contains("hit"));
+    }
+}
+
+/// Nothing that contains them could be invalidated by a tag that is unknown or left out.
+#[tokio::test]
+async fn a_response_with_parts_whose_tags_are_incomplete_is_not_stored() {
+    let values = || ValuePolicy::ttl(WAIT).untracked();
+    let without_id = values().tag("carts:user={id}").build().unwrap();
+    let plain = values().build().unwrap();
+    let too_many =
+        [plain.with_tags((0..10_001).map(|name| name.to_string())), plain.with_tags(["one more"])];
+    for (token, parts) in
+        [("missing-id", vec![without_id]), ("too-many-tags", too_many.to_vec()), ("", vec![plain])]
+    {
+        for policy in [Policy::ttl(WAIT), Policy::ttl(WAIT).untracked()] {
+            let cache = Cache::new(Memory::new(64 << 20));
+            let (inner, parts) = (cache.clone(), parts.clone());
+            let page = async move || {
+                for (at, policy) in parts.iter().enumerate() {
+                    let key = Key::new("part").part(at.to_string()).finish();
+                    let load = async || Ok::<_, Infallible>("part".to_owned());
+                    inner.get_or_load(&key, policy, load).await.unwrap();
+                }
+                "page"
+            };
+            let layer = CacheLayer::new(cache).default_policy(policy);
+            let app = Router::new().route("/", get(page)).layer(layer);
+            ask(&app, "/").await;
+            let (_, said) = ask(&app, "/").await;
+            assert_eq!(said.contains("hit"), token.is_empty(), "{said}");
+            assert!(said.contains(token), "{said}");
+        }
     }
 }

@@ -213,7 +213,7 @@ impl Record {
             return;
         }
         match self.0.began {
-            None => drop(record.notes().uncacheable.get_or_insert_with(no_position)),
+            None => drop(record.notes().excluded.get_or_insert_with(no_position)),
             Some(basis) if Arc::ptr_eq(&record.0.fences, &self.0.fences) => {
                 record.notes().depend(basis, tags);
             }

@@ -28,7 +28,7 @@ pub(super) struct RecordNotes {
     pub(super) tags: BTreeSet<Tag>,
     /// Why it is not known what the response depends on.
     pub(super) uncacheable: Option<Uncacheable>,
-    /// Why the application does not want the response to be stored.
+    /// Why it may be stored under no policy: the application has said so, or tags are missing.
     pub(super) excluded: Option<Uncacheable>,
     pub(super) server: Option<Arc<str>>,
     pub(super) passed_over: Option<&'static str>,
@@ -66,7 +66,8 @@ impl RecordNotes {
             self.tags.extend(tags);
         } else {
             let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
-            self.uncacheable.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
+            // Also under an untracked policy: without a tag, the response would not be invalidated by it.
+            self.excluded.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
         }
     }
 
