@@ -12,7 +12,7 @@ use tokio::time::{error::Elapsed, timeout};
 use super::breaker::Breaker;
 use super::{
     Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError,
-    StoreStatus, get_then_lease,
+    StoreStatus, get_split, get_then_lease,
 };
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};
@@ -115,17 +115,31 @@ impl Guard {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Reads keys that the store reads by one command, with one timeout.
+    /// Reads keys that the store reads together: for the circuit breaker, in one call, but with a timeout for each command.
     async fn get_together(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
-        let call = async {
-            let mut found = self.store.get_many(keys).await;
-            match found.iter().any(works) {
-                true => Ok(found),
-                false => found.swap_remove(0).map(|_| Vec::new()),
-            }
+        let pass = match self.reads.enter() {
+            Ok(pass) => pass,
+            Err(error) => return error.repeated(keys.len()).map(Err).collect(),
         };
-        let found = guarded("get_many", &self.reads, self.read_within, call, false).await;
-        found.unwrap_or_else(|error| error.repeated(keys.len()).map(Err).collect())
+        let began = now();
+        let parts = join_all(keys.chunks(MOST_TOGETHER).map(|keys| self.get_part(keys))).await;
+        observe::store_call("get_many", began.elapsed());
+        let found: Vec<_> = parts.into_iter().flatten().collect();
+        pass.report(found.iter().any(works));
+        found
+    }
+
+    async fn get_part(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
+        let error = match within(self.read_within, self.store.get_many(keys)).await {
+            Ok(found) if found.len() == keys.len() => return found,
+            Ok(found) => {
+                let why =
+                    format!("the store returned {} results for {} keys", found.len(), keys.len());
+                StoreError::Backend(why.into())
+            }
+            Err(_late) => StoreError::Timeout(self.read_within),
+        };
+        error.repeated(keys.len()).map(Err).collect()
     }
 
     /// Runs a write, unless too many are in progress.
@@ -203,17 +217,16 @@ impl Store for Guard {
         &'a self,
         keys: &'a [&'a Key],
     ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
-        if !self.store.reads_together(keys) {
-            return Box::pin(join_all(keys.iter().map(|key| self.get(key))));
-        }
-        Box::pin(async move {
-            let batches = keys.chunks(MOST_TOGETHER).map(|keys| self.get_together(keys));
-            join_all(batches).await.into_iter().flatten().collect()
-        })
+        Box::pin(get_split(
+            keys,
+            |key| self.store.is_read_together(key),
+            async |keys: Vec<&Key>| self.get_together(&keys).await,
+            |key| self.get(key),
+        ))
     }
 
-    fn reads_together(&self, keys: &[&Key]) -> bool {
-        self.store.reads_together(keys)
+    fn is_read_together(&self, key: &Key) -> bool {
+        self.store.is_read_together(key)
     }
 
     fn put(
@@ -389,8 +402,8 @@ mod tests {
             self.is_large.load(Ordering::SeqCst)
         }
 
-        fn reads_together(&self, keys: &[&Key]) -> bool {
-            !keys.iter().any(|key| self.is_large(key))
+        fn is_read_together(&self, key: &Key) -> bool {
+            !self.is_large(key)
         }
     }
 
@@ -446,11 +459,13 @@ mod tests {
     async fn a_batch_that_fails_counts_as_one_failure_and_fails_for_each_key() {
         for fate in [Fate::Fails, Fate::Slow] {
             let (guard, mock, key) = guarded_mock(fate);
-            let batch = async || guard.get_many(&[&key, &key]).await;
+            // Several commands.
+            let keys = vec![&key; 5 * MOST_TOGETHER];
+            let batch = async || guard.get_many(&keys).await;
             for batches in 0..3 {
                 assert!(!guard.is_open(), "after {batches} batches");
                 let found = batch().await;
-                assert_eq!(found.len(), 2);
+                assert_eq!(found.len(), keys.len());
                 for found in found {
                     match fate {
                         Fate::Slow => assert!(matches!(found, Err(StoreError::Timeout(_)))),
@@ -460,9 +475,14 @@ mod tests {
             }
             let asked_before = asked(&mock);
             let found = batch().await;
-            assert!(guard.is_open() && found.len() == 2);
+            assert!(guard.is_open() && found.len() == keys.len());
             assert!(found.iter().all(|found| matches!(found, Err(StoreError::Open))));
             assert_eq!(asked(&mock), asked_before);
+            *mock.fate.lock().unwrap() = Fate::Well;
+            advance(COOL_DOWN * 2).await;
+            let found = batch().await;
+            assert!(found.iter().all(Result::is_ok), "the whole batch is the probe");
+            assert!(!guard.is_open());
         }
         let (guard, _mock, key) = guarded_mock(Fate::Undecodable);
         for _ in 0..20 {

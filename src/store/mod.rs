@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join, join_all};
 
 use crate::entry::{DecodeError, Entry, EntryVersion, Key};
 
@@ -52,10 +52,10 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(join_all(keys.iter().map(|key| self.get(key))))
     }
 
-    /// Whether [`get_many`](Self::get_many) reads these keys by one command, or by a few at once. If not, [`Guard`] calls
-    /// `get` for each key, with its own timeout.
-    fn reads_together(&self, keys: &[&Key]) -> bool {
-        let _ = keys;
+    /// Whether [`get_many`](Self::get_many) reads this key by one command with others. If not, [`Guard`] calls `get` for the
+    /// key, with its own timeout.
+    fn is_read_together(&self, key: &Key) -> bool {
+        let _ = key;
         false
     }
 
@@ -258,6 +258,32 @@ async fn get_then_lease<S: Store + ?Sized>(
         return Ok(FoundOrLease::Found(found));
     }
     Ok(FoundOrLease::Lease(lease))
+}
+
+/// [`Store::get_many`], with some keys read together and the others one by one.
+async fn get_split<'k, T, A>(
+    keys: &[&'k Key],
+    is_together: impl Fn(&Key) -> bool,
+    together: impl FnOnce(Vec<&'k Key>) -> T,
+    apart: impl Fn(&'k Key) -> A,
+) -> Vec<Result<Option<Found>, StoreError>>
+where
+    T: Future<Output = Vec<Result<Option<Found>, StoreError>>>,
+    A: Future<Output = Result<Option<Found>, StoreError>>,
+{
+    let are_together: Vec<bool> = keys.iter().map(|key| is_together(key)).collect();
+    let those = |together: bool| {
+        let keys = keys.iter().zip(&are_together);
+        keys.filter(move |(_, is)| **is == together).map(|(key, _)| *key)
+    };
+    let apart = join_all(those(false).map(apart));
+    let (together, apart) = match those(true).collect::<Vec<_>>() {
+        none if none.is_empty() => (Vec::new(), apart.await),
+        some => join(together(some), apart).await,
+    };
+    let (mut together, mut apart) = (together.into_iter(), apart.into_iter());
+    let next = |is_together| if is_together { together.next() } else { apart.next() };
+    are_together.into_iter().filter_map(next).collect()
 }
 
 /// [`Store::put_and_release`] in separate steps.

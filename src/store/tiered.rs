@@ -95,8 +95,8 @@ impl Store for Tiered {
         })
     }
 
-    fn reads_together(&self, keys: &[&Key]) -> bool {
-        self.shared.reads_together(keys)
+    fn is_read_together(&self, key: &Key) -> bool {
+        self.shared.is_read_together(key)
     }
 
     fn put(

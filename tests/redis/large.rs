@@ -112,6 +112,21 @@ async fn a_large_value_of_a_batch_is_read_by_itself() {
     assert_eq!(commands().await, (mgets + 2, gets + 1));
 }
 
+#[tokio::test]
+async fn after_an_abandoned_read_the_length_is_requested_first() {
+    let (server, options) = server().await;
+    let redis = options.connect().await.unwrap();
+    put(&redis, "one", 512 << 10).await;
+    server.pause().unwrap();
+    let read = tokio::time::timeout(Duration::from_millis(100), length(&redis, "one"));
+    assert!(read.await.is_err(), "it is abandoned");
+    server.resume().unwrap();
+    for lengths in [1, 1] {
+        assert_eq!(length(&redis, "one").await.unwrap(), Some(512 << 10));
+        assert_eq!(calls(&server, "strlen").await, lengths);
+    }
+}
+
 /// Each time, a node with a larger limit has stored another value.
 #[tokio::test]
 async fn what_is_known_of_a_large_value_is_corrected() {

@@ -89,6 +89,22 @@ async fn concurrent_reads_take_few_commands_and_each_gets_its_own_value() {
     assert_eq!(commands().await, (2, 0));
 }
 
+/// Sixteen or more are a command of their own.
+#[tokio::test]
+async fn small_batches_of_several_callers_are_sent_together() {
+    let (server, redis) = filled().await;
+    let batch = async |names: std::ops::Range<usize>| {
+        let keys: Vec<Key> = names.map(key).collect();
+        let found = redis.get_many(&keys.iter().collect::<Vec<_>>()).await;
+        assert!(found.iter().all(|found| matches!(found, Ok(Some(_)))));
+    };
+    for (batches, commands) in [([0..8, 8..16, 16..31], 1), ([0..16, 16..32, 32..48], 3)] {
+        run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+        join_all(batches.map(&batch)).await;
+        assert_eq!(calls(&server, "mget").await, commands);
+    }
+}
+
 #[tokio::test]
 async fn a_single_read_is_sent_as_get() {
     let (server, redis) = filled().await;

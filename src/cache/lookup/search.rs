@@ -36,11 +36,11 @@ impl LookupTask<'_> {
                 Err(error @ StoreError::Decode(_)) => drop(task.take(Err(error))),
                 Err(error) => {
                     task.note_failure(&error);
-                    failed = Some(error);
+                    failed.get_or_insert(error);
                 }
             }
         }
-        // One call, or a few at once, for all of them.
+        // A batch counts once, however many of its keys have failed.
         if let Some(error) = failed {
             cache.noted(Err(error));
         }

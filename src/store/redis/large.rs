@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::link::SLOW;
 use crate::clock::{Instant, now};
 use crate::entry::Key;
+use crate::store::StoreError;
 
 /// The size in bytes from which a value is large.
 pub(super) const LARGE: usize = 64 << 10;
@@ -116,9 +117,10 @@ impl<'a> LargeRead<'a> {
         Self { large, keys, since: now(), has_ended: false }
     }
 
-    /// Notes that the reply has arrived.
-    pub(super) fn end(mut self) {
-        self.has_ended = true;
+    /// Ends the read. It counts as abandoned if a reply did not arrive in time.
+    pub(super) fn end<T>(mut self, replies: &[Result<T, StoreError>]) {
+        let is_late = |reply: &Result<T, StoreError>| matches!(reply, Err(StoreError::Timeout(_)));
+        self.has_ended = !replies.iter().any(is_late);
     }
 }
 

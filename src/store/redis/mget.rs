@@ -202,17 +202,16 @@ async fn ask(batcher: Arc<MgetBatcher>, reads: Vec<PendingRead>) {
         () = all_gone(&mut answers) => return,
     };
     // A caller may have been cancelled.
-    match values {
-        Some(values) => {
-            answers.into_iter().zip(values).for_each(|(answer, value)| drop(answer.send(value)));
-        }
-        None => {
-            let each = answers.into_iter().zip(&names);
-            let each = each.map(async |(answer, name)| {
-                drop(answer.send(batcher.read_alone(name).await));
-            });
-            join_all(each).await;
-        }
+    if let Some(values) = values {
+        answers.into_iter().zip(values).for_each(|(answer, value)| drop(answer.send(value)));
+    } else {
+        let each = answers.into_iter().zip(&names).map(async |(mut answer, name)| {
+            tokio::select! {
+                value = batcher.read_alone(name) => drop(answer.send(value)),
+                () = answer.closed() => {}
+            }
+        });
+        join_all(each).await;
     }
 }
 

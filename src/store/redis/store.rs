@@ -22,7 +22,7 @@ use crate::clock::millis;
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{
     Bus, Found, FoundOrLease, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError, StoreStatus,
-    Tier, get_then_lease, put_then_release,
+    Tier, get_split, get_then_lease, put_then_release,
 };
 
 /// A store in Redis, shared by all nodes.
@@ -86,8 +86,8 @@ impl Redis {
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
         let value = match self.shared.large.size(key.short()) {
-            ValueSize::Small => self.read_small(key).await?,
-            ValueSize::Large => self.read_large(key).await?,
+            ValueSize::Small => self.read_expected(key, self.read_small(key)).await?,
+            ValueSize::Large => self.read_expected(key, self.read_large(key)).await?,
             ValueSize::Unknown | ValueSize::Excessive => match self.read_measured(key).await? {
                 Some(value) => value,
                 None => return Ok(None),
@@ -98,18 +98,18 @@ impl Redis {
 
     /// Finds several entries, by MGET if possible.
     async fn find_many(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
-        if !self.reads_together(keys) {
-            return join_all(keys.iter().map(|key| self.find(key))).await;
-        }
-        let batches = keys.chunks(MOST_TOGETHER).map(|keys| self.find_together(keys));
-        join_all(batches).await.into_iter().flatten().collect()
+        let together = async |keys: Vec<&Key>| {
+            let parts = keys.chunks(MOST_TOGETHER).map(|keys| self.find_together(keys));
+            join_all(parts).await.into_iter().flatten().collect()
+        };
+        get_split(keys, |key| self.is_read_together(key), together, |key| self.find(key)).await
     }
 
     async fn find_together(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
         let waiting = LargeRead::new(&self.shared.large, keys);
         let names = keys.iter().map(|key| self.names().entry(key)).collect();
         let values = self.shared.reads.read_many(names).await;
-        waiting.end();
+        waiting.end(&values);
         keys.iter().zip(values).map(|(key, value)| self.read(key, value?)).collect()
     }
 
@@ -152,7 +152,7 @@ impl Redis {
         let waiting = LargeRead::new(large, std::slice::from_ref(&key));
         let names = (&*self.names().entry(key), self.names().lease(key));
         let reply = lease::get_or_acquire(links, names, ttl, (unusable, large.longest())).await;
-        waiting.end();
+        waiting.end(std::slice::from_ref(&reply));
         match reply {
             Ok(EntryOrLease::Lease(lease)) => Ok(FoundOrLease::Lease(lease)),
             Ok(EntryOrLease::Entry(bytes)) => match self.decode(key, &bytes.into())? {
@@ -167,20 +167,25 @@ impl Redis {
         }
     }
 
-    /// Reads a value that is expected to be small.
-    async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
+    /// Reads a value of the expected size. If that takes too long, it may have another one.
+    async fn read_expected(
+        &self,
+        key: &Key,
+        read: impl Future<Output = Result<Value, StoreError>>,
+    ) -> Result<Value, StoreError> {
         let waiting = LargeRead::new(&self.shared.large, std::slice::from_ref(&key));
-        let value = self.shared.reads.read(self.names().entry(key)).await;
-        waiting.end();
+        let value = read.await;
+        waiting.end(std::slice::from_ref(&value));
         value
     }
 
-    /// Reads a value that is expected to be large, over a connection that no small value waits for.
+    async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
+        self.shared.reads.read(self.names().entry(key)).await
+    }
+
+    /// Reads a large value, over a connection that no small value waits for.
     async fn read_large(&self, key: &Key) -> Result<Value, StoreError> {
-        let waiting = LargeRead::new(&self.shared.large, std::slice::from_ref(&key));
-        let value = self.shared.bulk.run(cmd("GET").arg(self.names().entry(key)), 1).await;
-        waiting.end();
-        value
+        self.shared.bulk.run(cmd("GET").arg(self.names().entry(key)), 1).await
     }
 
     /// Reads a value of unknown size; `None` if it exceeds the limit.
@@ -285,8 +290,8 @@ impl Store for Redis {
         Box::pin(self.find_many(keys))
     }
 
-    fn reads_together(&self, keys: &[&Key]) -> bool {
-        self.shared.reads.are_together() && keys.iter().all(|key| self.is_small(key))
+    fn is_read_together(&self, key: &Key) -> bool {
+        self.shared.reads.are_together() && self.is_small(key)
     }
 
     fn put(
