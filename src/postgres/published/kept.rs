@@ -176,8 +176,9 @@ impl KeptStream {
                 self.retried = Some(clock::now());
                 // Those of others keep their time: they may be used again.
                 let unused = std::mem::take(&mut self.unused);
-                self.drop_unused(conn).await?;
+                let dropped = self.drop_unused(conn).await;
                 self.unused = unused;
+                dropped?;
             }
             return Ok(true);
         }

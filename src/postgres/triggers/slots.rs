@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::error::{SchemaError, within};
+use crate::clock::now;
 use crate::postgres::sql_error::sql_state;
 
 /// How long nodes may take to end their streams, and how often to look.
@@ -22,7 +23,7 @@ const LEFT: &str = r"
 
 /// Drops the slots that outlive the connections of nodes, once the schema is gone: nodes that run can no longer do it.
 pub(super) async fn drop_all(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let began = Instant::now();
+    let began = now();
     loop {
         let dropped = sqlx::query(DROP).execute(&mut *conn).await;
         let left = sqlx::query_scalar::<_, String>(LEFT).fetch_one(&mut *conn).await;
