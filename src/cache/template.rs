@@ -148,12 +148,6 @@ impl PolicyTag {
         self.tag
     }
 
-    /// Table and column.
-    fn column_of(&self) -> Option<(&str, &str)> {
-        let (table, column) = self.ends?;
-        Some((&self.name[..table], &self.name[table + 1..column]))
-    }
-
     /// The tag together with its table's bulk tag, or with the table's tag if the value is not exact. For a long value,
     /// also the tag that all long values of the column share.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
@@ -169,6 +163,12 @@ impl PolicyTag {
 
 #[cfg(feature = "postgres")]
 impl PolicyTag {
+    /// Table and column.
+    fn column_of(&self) -> Option<(&str, &str)> {
+        let (table, column) = self.ends?;
+        Some((&self.name[..table], &self.name[table + 1..column]))
+    }
+
     /// The tag of the rows with `value` in a column; the value is in the form in which Postgres prints it.
     pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
         let name: Arc<str> = format!("{table}:{column}={value}").into();
