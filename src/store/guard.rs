@@ -115,18 +115,37 @@ impl Guard {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Reads keys that the store reads together: for the circuit breaker, in one call, but with a timeout for each command.
-    async fn get_together(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
+    /// Reads keys, in one call for the circuit breaker, but with a timeout for each command.
+    async fn get_batch(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
         let pass = match self.reads.enter() {
             Ok(pass) => pass,
             Err(error) => return error.repeated(keys.len()).map(Err).collect(),
         };
         let began = now();
-        let parts = join_all(keys.chunks(MOST_TOGETHER).map(|keys| self.get_part(keys))).await;
+        let is_together = |key: &Key| self.store.is_read_together(key);
+        let together = async |keys: Vec<&Key>| {
+            let parts = keys.chunks(MOST_TOGETHER).map(|keys| self.get_part(keys));
+            join_all(parts).await.into_iter().flatten().collect()
+        };
+        let found = get_split(keys, is_together, together, |key| self.get_alone(key)).await;
         observe::store_call("get_many", began.elapsed());
-        let found: Vec<_> = parts.into_iter().flatten().collect();
-        pass.report(found.iter().any(works));
+        // As for a single value, a timeout for a large one says nothing.
+        let is_of_large = |(found, key): (&Result<_, _>, &&Key)| {
+            matches!(found, Err(StoreError::Timeout(_))) && self.store.is_large(key)
+        };
+        let is_working = found.iter().any(works);
+        if is_working || !found.iter().zip(keys).all(is_of_large) {
+            pass.report(is_working);
+        }
         found
+    }
+
+    async fn get_alone(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        let found = within(self.read_within, self.store.get(key)).await;
+        found.unwrap_or(Err(StoreError::Timeout(self.read_within)))
     }
 
     async fn get_part(&self, keys: &[&Key]) -> Vec<Result<Option<Found>, StoreError>> {
@@ -217,12 +236,7 @@ impl Store for Guard {
         &'a self,
         keys: &'a [&'a Key],
     ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
-        Box::pin(get_split(
-            keys,
-            |key| self.store.is_read_together(key),
-            async |keys: Vec<&Key>| self.get_together(&keys).await,
-            |key| self.get(key),
-        ))
+        Box::pin(self.get_batch(keys))
     }
 
     fn is_read_together(&self, key: &Key) -> bool {
@@ -344,6 +358,8 @@ mod tests {
         /// How many calls are slow, whatever the fate.
         slow_calls: AtomicUsize,
         is_large: AtomicBool,
+        /// How many results are missing in a batch.
+        leaves_out: AtomicUsize,
     }
 
     #[derive(Clone, Copy, Debug, Default)]
@@ -404,6 +420,14 @@ mod tests {
 
         fn is_read_together(&self, key: &Key) -> bool {
             !self.is_large(key)
+        }
+
+        fn get_many<'a>(
+            &'a self,
+            keys: &'a [&'a Key],
+        ) -> BoxFuture<'a, Vec<Result<Option<Found>, StoreError>>> {
+            let kept = keys.len() - self.leaves_out.load(Ordering::SeqCst);
+            Box::pin(join_all(keys[..kept].iter().map(|key| self.get(key))))
         }
     }
 
@@ -511,6 +535,26 @@ mod tests {
         mock.slow_calls.store(1, Ordering::SeqCst);
         let found = guard.get_many(&[&key; 3]).await;
         assert!(matches!(&found[..], [Err(StoreError::Timeout(_)), Ok(None), Ok(None)]));
+        *mock.fate.lock().unwrap() = Fate::Slow;
+        for _ in 0..5 {
+            guard.get_many(&[&key; 3]).await;
+        }
+        assert!(!guard.is_open(), "these timeouts say nothing");
+        *mock.fate.lock().unwrap() = Fate::Fails;
+        for batches in 0..3 {
+            assert!(!guard.is_open(), "after {batches} batches");
+            guard.get_many(&[&key; 9]).await;
+        }
+        assert!(guard.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_with_the_wrong_number_of_results_is_an_error_for_each_key() {
+        let (guard, mock, key) = guarded_mock(Fate::Well);
+        mock.leaves_out.store(1, Ordering::SeqCst);
+        let found = guard.get_many(&[&key; 3]).await;
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|found| matches!(found, Err(StoreError::Backend(_)))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -348,3 +348,33 @@ impl From<DecodeError> for StoreError {
         Self::Decode(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn results_of_a_split_batch_have_the_order_of_its_keys() {
+        let keys: Vec<Key> = (0..6).map(|n| Key::new("k").part([n]).finish()).collect();
+        let all: Vec<&Key> = keys.iter().collect();
+        let place =
+            |key: &Key| Duration::from_secs(keys.iter().position(|it| it == key).unwrap() as u64);
+        let result = |key: &Key| Err(StoreError::Timeout(place(key)));
+        for together in 0..1_u64 << keys.len() {
+            let found = get_split(
+                &all,
+                |key| together & (1 << place(key).as_secs()) != 0,
+                |keys| ready(keys.into_iter().map(result).collect()),
+                |key| ready(result(key)),
+            );
+            let found = found.await.into_iter();
+            let places = found.map(|found| match found {
+                Err(StoreError::Timeout(place)) => place,
+                other => panic!("{other:?}"),
+            });
+            assert!(places.eq(all.iter().map(|key| place(key))), "{together:b}");
+        }
+    }
+}

@@ -605,7 +605,8 @@ async fn statements_are_reported_with_the_tags_that_triggers_log() {
             if logged.is_empty() {
                 continue;
             }
-            let change = changes.next().await.unwrap();
+            let next = tokio::time::timeout(Duration::from_secs(60), changes.next());
+            let change = next.await.expect("it is reported").unwrap();
             let said: BTreeSet<&str> = change.tags.iter().map(String::as_str).collect();
             if past_the_limit {
                 assert!(said.contains("users:id=3") && !said.contains("users!"), "{sql}: {said:?}");

@@ -125,6 +125,14 @@ async fn after_an_abandoned_read_the_length_is_requested_first() {
         assert_eq!(length(&redis, "one").await.unwrap(), Some(512 << 10));
         assert_eq!(calls(&server, "strlen").await, lengths);
     }
+    server.pause().unwrap();
+    assert!(matches!(length(&redis, "one").await, Err(StoreError::Timeout(_))));
+    server.resume().unwrap();
+    for lengths in [2, 2] {
+        let found = async || length(&redis, "one").await.is_ok_and(|it| it == Some(512 << 10));
+        eventually("there is a connection", found).await;
+        assert_eq!(calls(&server, "strlen").await, lengths);
+    }
 }
 
 /// Each time, a node with a larger limit has stored another value.

@@ -33,7 +33,6 @@ impl LookupTask<'_> {
         for ((hit, task), found) in absent.zip(found) {
             match found {
                 Ok(found) => *hit = found.and_then(|found| task.accept_hit(found)),
-                Err(error @ StoreError::Decode(_)) => drop(task.take(Err(error))),
                 Err(error) => {
                     task.note_failure(&error);
                     failed.get_or_insert(error);

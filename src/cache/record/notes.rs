@@ -64,7 +64,7 @@ impl RecordNotes {
     pub(super) fn add(&mut self, tags: &[Tag]) {
         if self.tags.len() < TAGS_MAX {
             self.tags.extend(tags);
-        } else {
+        } else if tags.iter().any(|tag| !self.tags.contains(tag)) {
             let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
             // Also under an untracked policy: without a tag, the response would not be invalidated by it.
             self.excluded.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));

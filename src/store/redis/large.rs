@@ -3,7 +3,7 @@
 //! Replies arrive in the order of the requests, so a large value delays all later replies on its connection. A node learns
 //! which values are large when it puts or reads them, and then reads them through a separate connection. If a read was
 //! abandoned, or a value was larger than the limit, the node first requests the value's length, and does not read it if it
-//! exceeds the limit.
+//! exceeds the limit. (An abandoned read that follows such a request says nothing more about the length.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
