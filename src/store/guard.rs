@@ -20,11 +20,12 @@ use crate::observe;
 
 /// Wraps a store so that it fails fast when the store is slow or down.
 ///
-/// Each call has a timeout. After several failures in a row, a circuit breaker opens, and calls fail at once for a while;
-/// then one call probes the store, and its result decides whether the breaker closes. A timeout for a large value does not
-/// count as a failure. Reads, writes and removals have a breaker each, since a Redis that is full refuses every write but
-/// serves every read and removal; a read that also takes a lease counts as a read. The number of concurrent writes is
-/// limited, and further ones are dropped, so that writes to a slow server don't fill this process's memory.
+/// Each call has a timeout; a batch of reads is one call, with a timeout for each of its commands. After several
+/// failures in a row, a circuit breaker opens, and calls fail at once for a while; then one call probes the store, and
+/// its result decides whether the breaker closes. A timeout for a large value does not count as a failure. Reads,
+/// writes and removals have a breaker each, since a Redis that is full refuses every write but serves every read and
+/// removal; a read that also takes a lease counts as a read. The number of concurrent writes is limited, and further
+/// ones are dropped, so that writes to a slow server don't fill this process's memory.
 ///
 /// ```
 /// use std::time::Duration;
