@@ -8,7 +8,10 @@
 mod plot;
 mod run;
 mod serve;
-mod statistics;
+// The lab summarizes its rounds in the same way.
+#[path = "../../tidegate-lab/src/bench/spread.rs"]
+#[allow(dead_code, reason = "the lab uses more of it")]
+mod spread;
 mod values;
 mod variant;
 

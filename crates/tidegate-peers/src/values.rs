@@ -22,7 +22,7 @@ use tidegate_testing::RedisServer;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::statistics::Spread;
+use crate::spread::Spread;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

@@ -32,9 +32,10 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
-        let spread = |rounds: &[f64]| Spread::of(rounds.iter().copied()).map(|of| of.median);
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(spread(&[4.0, 1.0, 2.0, 8.0]), Some(3.0));
+        let spread = |rounds: &[f64]| Spread::of(rounds.iter().copied());
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 8.0]), Some(Spread { median: 3.0, min: 1.0, max: 8.0 }));
+        assert_eq!(spread(&[4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
         assert_eq!(spread(&[]), None);
     }
 

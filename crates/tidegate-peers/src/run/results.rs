@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::command::Options;
 use super::load::Sample;
-use crate::statistics::Spread;
+use crate::spread::Spread;
 use crate::variant::{Group, Variant};
 
 /// The samples of one variant, in the order of rounds.
