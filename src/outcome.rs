@@ -66,9 +66,10 @@ pub enum MissReason {
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
-    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content),
-    /// nor POST that only reads under one with [`post_reads`](crate::Policy::post_reads); or it is HEAD, and no
-    /// response is stored.
+    /// The request's method can't be cached. GET can be; QUERY, if the policy has
+    /// [`query_content`](crate::Policy::query_content); and a POST request that only reads, if the policy has
+    /// [`post_reads`](crate::Policy::post_reads). HEAD is served from a stored response; without one, it goes to the
+    /// handler.
     Method,
     /// No policy for the route.
     NoPolicy,

@@ -72,11 +72,12 @@ pub(crate) struct CacheInner {
 }
 
 impl Cache {
-    /// Creates a cache that stores its entries in `store`. Its table of fences, the last changes that it knows of,
-    /// takes 8 MiB. To *fill* an entry is to compute a response or value and store it. At most 512 fills run at a
-    /// time; with a `Listener`, at most four for each connection that its `Database` may open to the primary, if that
-    /// is less. Connections to replicas do not count: after a write, all fills read from the primary until a replica
-    /// has replayed it. If your replicas rarely lag, you can allow more fills with [`with_limits`](Self::with_limits).
+    /// Creates a cache that stores its entries in `store`. Its fence table, which holds the last changes that the
+    /// cache knows of, takes 8 MiB. To *fill* an entry is to compute a response or value and store it. At most 512
+    /// fills run at a time. With a `Listener`, the limit is four times the number of connections that its `Database`
+    /// may open to the primary, if that is less than 512. Connections to replicas do not count: after a write, all
+    /// fills read from the primary until a replica has replayed it. If your replicas rarely lag, you can allow more
+    /// fills with [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }

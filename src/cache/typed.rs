@@ -39,9 +39,10 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The error of `load`, unless a stored value is served in its place and `load` has written nothing. That is one that
-    /// is fresh and was only due to be refreshed early, or a stale one that the policy allows. The cache's own failures are not errors: a
-    /// value that can't be decoded is loaded, and one that can't be encoded is returned without being stored.
+    /// The error of `load`. If `load` has written nothing, a stored value can be returned instead: a fresh one that
+    /// was only due to be refreshed early, or a stale one that the policy allows. The cache's own failures are not
+    /// errors: a value that can't be decoded is loaded, and one that can't be encoded is returned without being
+    /// stored.
     pub async fn get_or_load<T, E, F>(
         &self,
         key: &Key,

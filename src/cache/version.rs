@@ -36,8 +36,8 @@ impl Cache {
     ///
     /// `version` must change whenever a response or value may change for a reason other than the data. You can use
     /// `env!("CARGO_PKG_VERSION")` if every release raises it. The commit or the image's tag always changes, so every
-    /// deployment then starts without entries. A number that you raise by hand when the form of a response changes
-    /// keeps the entries across all other deployments.
+    /// deployment then starts without entries. If you use a number instead, and raise it by hand only when the form of
+    /// a response changes, entries are kept across all other deployments.
     ///
     /// The version applies to this handle and to clones made from it: call this before you pass the cache to layers.
     ///

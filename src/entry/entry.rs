@@ -183,8 +183,9 @@ impl Entry {
     }
 
     /// The approximate number of bytes that the entry takes in memory. This includes the decoded form of a response's
-    /// head or of a value, which the node keeps from the first hit on. (The node that stores a value writes the value's
-    /// size into the entry. A node that decodes the value keeps it only if it is no larger than that.)
+    /// head or of a value, which the node keeps from the first hit on. (The node that stores a value writes the
+    /// value's size into the entry. A node that decodes the value keeps the decoded form only if it is no larger than
+    /// the size in the entry.)
     pub fn weight(&self) -> usize {
         // The entry, its reference counts, its slot in a table, and what is remembered of one that was evicted. `HEAD` is a
         // decoded head without its fields.

@@ -53,9 +53,9 @@ impl Database {
     /// Its dependencies are found as for [`reader`](Self::reader): in its text and arguments. Both are part of the key, so
     /// arguments may come from earlier reads: the rows are stored for exactly these arguments.
     ///
-    /// Rows are stored like the values of [`Cache::get_or_load`]: rows that a node stored with another version of their
-    /// type are a miss. A change in how columns map to fields, such as `#[sqlx(rename)]`, does not show in the type; bump
-    /// the cache's [`version`](Cache::version) with such a change.
+    /// Rows are stored like the values of [`Cache::get_or_load`]: rows that were stored by a node with another version
+    /// of their type are a miss. A change in how columns map to fields, such as `#[sqlx(rename)]`, does not show in
+    /// the type; bump the cache's [`version`](Cache::version) with such a change.
     ///
     /// ```no_run
     /// # async fn example(db: tidegate::Database, cache: tidegate::Cache) -> Result<(), Box<dyn std::error::Error>> {

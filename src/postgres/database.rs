@@ -48,9 +48,9 @@ impl Database {
         Self { inner, is_background: false }
     }
 
-    /// The same database, for background work: its reads outside any scope are part of no response. Without this, each of
-    /// them keeps the responses that are being computed at the same time from being stored (`stray-read`), since a handler
-    /// may have spawned the task that reads.
+    /// The same database, for background work: its reads outside any scope are part of no response. Without this, each
+    /// such read prevents all responses that are being computed at the same time from being stored (`stray-read`),
+    /// since a handler may have spawned the task that reads.
     ///
     /// Don't use it in tasks that a handler spawns and whose results it uses, such as those of a data loader; use
     /// [`Record::carry`](crate::Record::carry) there. In a handler, its reads count like those of any other `Database`.
@@ -139,7 +139,7 @@ impl Database {
 
     /// Reports that something was written to this database by other means, such as the application's own pool. Call it
     /// after the commit. The response of the current scope is then not stored, and later reads in the scope see the
-    /// write; outside any scope, later reads outside any scope do.
+    /// write. If this is called outside any scope, later reads outside any scope see it.
     pub fn wrote(&self) {
         if let Some(record) = Record::current() {
             record.note_write();
@@ -149,9 +149,9 @@ impl Database {
 
     /// Begins a READ ONLY transaction on the primary. The server refuses writes in it, so it does not count as a
     /// write, and the session gets no token for it. The cache does not know what it reads, so a response that uses it
-    /// is not cached unless its policy is [`untracked`](crate::Policy::untracked), provided that the transaction is
-    /// begun in the response's scope (see [`begin`](Self::begin)). For responses that are to be cached, use
-    /// [`read_transaction`](Self::read_transaction).
+    /// is cached only if its policy is [`untracked`](crate::Policy::untracked). The cache notices this only if the
+    /// transaction is begun in the response's scope (see [`begin`](Self::begin)). For responses that are to be cached,
+    /// use [`read_transaction`](Self::read_transaction).
     ///
     /// # Errors
     ///

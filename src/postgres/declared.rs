@@ -59,7 +59,7 @@ pub enum DeclareError {
     /// What the statement depends on could not be looked up, or the session could not be compared.
     #[error("what the read depends on could not be looked up: {0}")]
     Lookup(Error),
-    /// The text is not the result of [`Database::POSITION`].
+    /// The `position` that was passed is not a result of the query [`Database::POSITION`].
     #[error("`{0}` is not a position: pass on the text that the query Database::POSITION returns")]
     Position(String),
     /// The standby does not report its timeline.
@@ -93,7 +93,7 @@ pub enum DeclareError {
         "the statement takes {needed} arguments, and {given} are bound: bind one for each, in the order of their numbers"
     )]
     Arguments {
-        /// The highest number of a parameter in the text.
+        /// The highest parameter number in the statement: 3 for `$3`.
         needed: usize,
         /// The number of arguments that are bound.
         given: usize,

@@ -34,12 +34,13 @@ impl Database {
     /// `Database`, and everything that the request's session has written. Outside any scope, it selects one that contains
     /// everything that the process has written outside any scope.
     ///
-    /// A cached result depends on the tables that a statement reads, also through views and functions. If a condition that
-    /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
-    /// `where` or in the `on` of a join), the result depends only on the rows with those values. The column must be one
-    /// that the triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement
-    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or an array of at most 100
-    /// of these; a literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
+    /// A cached result depends on the tables that a statement reads, also through views and functions. If a condition
+    /// that all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any
+    /// ($1)`, in `where` or in the `on` of a join), the result depends only on the rows with those values. The column
+    /// must be the primary key's, or one that was named when the triggers were installed (see
+    /// [`Triggers`](crate::Triggers)), and its type must be integer, text or UUID. The statement must name the table
+    /// once. A bound value must be an `i16`, `i32`, `i64`, text, or UUID, or an array of at most 100 of these. A
+    /// literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
     }

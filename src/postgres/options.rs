@@ -399,8 +399,8 @@ impl DatabaseOptions {
     /// the primary's WAL contained `most` ago. Positions of the primary are sampled, so the actual lag can exceed
     /// `most` by up to two seconds. Reads on routes with a policy require more: every change that the node knows of.
     ///
-    /// Below 5 s, or without a [`Listener`](crate::Listener), each node also queries the primary's WAL position itself.
-    /// The interval is a tenth of `most`, but at least 50 ms and at most 1 s.
+    /// If `most` is less than 5 s, or there is no [`Listener`](crate::Listener), each node also queries the primary's
+    /// WAL position itself. The interval is a tenth of `most`, but at least 50 ms and at most 1 s.
     #[must_use]
     pub fn max_lag(mut self, most: Duration) -> Self {
         self.max_lag = most;

@@ -21,9 +21,9 @@ mod rules;
 mod shard;
 mod tuner;
 
-/// A store in this process's memory, bounded in bytes. A typed value is also held in decoded form. The size of that is
-/// estimated: the estimate is at most three times the size, and below it only for linked lists and for many small
-/// `Box`es.
+/// A store in this process's memory, bounded in bytes. A typed value is also held in decoded form. The size of the
+/// decoded form is estimated. The estimate is at most three times the actual size. It is lower than the actual size
+/// only for linked lists and for many small `Box`es.
 ///
 /// When the store is full, it evicts either the least recently used entries, or those that S3-FIFO evicts (Yang et
 /// al., "FIFO queues are all you need for cache eviction", SOSP 2023). Which of the two has more hits depends on what

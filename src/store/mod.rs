@@ -232,7 +232,8 @@ pub enum Lease {
 pub enum FoundOrLease {
     /// There is an entry.
     Found(Found),
-    /// There is no entry, or only the unusable one. This says whether the lease was acquired.
+    /// There is no entry, or only the one that the caller can't use. The [`Lease`] says whether the lease was
+    /// acquired.
     Lease(Lease),
 }
 

@@ -67,8 +67,9 @@ impl Policy {
     /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*`
     /// matches all names with that prefix. Any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is
     /// still assumed to identify the client. A handler that computes a response for the cache does not receive ignored
-    /// cookies, unless the policy is not [`strict`](Self::strict) and either [`vary_by`](Self::vary_by) has returned
-    /// the client's identity, or the policy is [`public`](Self::public) and names no cookie.
+    /// cookies. There are two exceptions, both only if the policy is not [`strict`](Self::strict):
+    /// [`vary_by`](Self::vary_by) has returned the client's identity, or the policy is [`public`](Self::public) and
+    /// names no cookie.
     #[must_use]
     pub fn ignore_cookies<I>(mut self, names: I) -> Self
     where

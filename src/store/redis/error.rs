@@ -6,8 +6,8 @@ use crate::secret::SecretError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why connecting to Redis failed. Each message contains its cause, which is therefore not the error's `source` too.
-/// Neither `Display` nor `Debug` shows a password.
+/// Why connecting to Redis failed. Each message contains the cause, so the error has no `source`. Neither `Display`
+/// nor `Debug` shows a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisError {
