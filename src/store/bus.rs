@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::BoxStream;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// A message channel between nodes: publish/subscribe with at-most-once delivery to current subscribers, a lease for
 /// electing one node, and values that one node leaves for others.

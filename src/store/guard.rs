@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
+use super::contract::get_then_lease;
+use super::split::{MOST_TOGETHER, get_split};
 use super::{
-    Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError,
-    StoreStatus, get_split, get_then_lease,
+    Bus, Found, FoundOrLease, IsOutdated, Lease, LeaseToken, Store, StoreError, StoreStatus,
 };
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};

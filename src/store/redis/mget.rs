@@ -25,7 +25,8 @@ use super::reply::unexpected;
 use super::script::error_kind;
 use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
-use crate::store::{MOST_TOGETHER, StoreError};
+use crate::store::StoreError;
+use crate::store::split::MOST_TOGETHER;
 use crate::sync::MutexExt;
 
 /// A call that reads fewer names than this collects them with those of other callers.

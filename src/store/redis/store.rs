@@ -20,9 +20,10 @@ use super::seal::Seal;
 use super::topology::Subscriber;
 use crate::clock::millis;
 use crate::entry::{Entry, EntryVersion, Key};
+use crate::store::contract::{get_then_lease, put_then_release};
+use crate::store::split::{MOST_TOGETHER, get_split};
 use crate::store::{
-    Bus, Found, FoundOrLease, Lease, LeaseToken, MOST_TOGETHER, Store, StoreError, StoreStatus,
-    Tier, get_split, get_then_lease, put_then_release,
+    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
 };
 
 /// A store in Redis, shared by all nodes.
