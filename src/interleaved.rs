@@ -107,7 +107,7 @@ impl Origin {
         Ok(value)
     }
 
-    async fn ask(self, cache: Cache) -> u64 {
+    async fn get(self, cache: Cache) -> u64 {
         let hour = Duration::from_hours(1);
         let policy = ValuePolicy::ttl(hour).tag("t").lease(hour).wait(hour).build().unwrap();
         let read = async || self.read().await;
@@ -133,9 +133,9 @@ fn explore<F: Future<Output = ()> + 'static>(scenario: fn() -> F) {
 fn one_request_fills_and_all_get_its_value() {
     explore(|| async {
         let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
-        let all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
-        for asked in all {
-            assert_eq!(asked.await.unwrap(), 0);
+        let all: Vec<_> = (0..3).map(|_| spawn(origin.clone().get(cache.clone()))).collect();
+        for task in all {
+            assert_eq!(task.await.unwrap(), 0);
         }
         assert_eq!(origin.reads.load(Ordering::SeqCst), 1);
     });
@@ -146,13 +146,13 @@ fn one_request_fills_and_all_get_its_value() {
 fn a_cancelled_request_blocks_no_other() {
     explore(|| async {
         let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
-        let mut all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
+        let mut all: Vec<_> = (0..3).map(|_| spawn(origin.clone().get(cache.clone()))).collect();
         yield_now().await;
         all.remove(0).abort();
-        for asked in all {
-            assert_eq!(asked.await.unwrap(), 0);
+        for task in all {
+            assert_eq!(task.await.unwrap(), 0);
         }
-        assert_eq!(origin.clone().ask(cache).await, 0);
+        assert_eq!(origin.clone().get(cache).await, 0);
         assert!(
             origin.reads.load(Ordering::SeqCst) <= 2,
             "the cancelled request, and one for all others"
@@ -167,21 +167,21 @@ fn a_request_that_begins_after_an_invalidation_sees_the_change() {
         let shared = Shared::default();
         let store = Tiered::unguarded(Memory::new(1 << 16), shared);
         let (cache, origin) = (cache(store), Origin::default());
-        let early = spawn(origin.clone().ask(cache.clone()));
+        let early = spawn(origin.clone().get(cache.clone()));
         let writer = spawn({
             let (cache, origin) = (cache.clone(), origin.clone());
             async move {
                 for n in 1..=2 {
                     origin.value.store(n, Ordering::SeqCst);
                     cache.invalidate(["t"]).await.unwrap();
-                    let seen = origin.clone().ask(cache.clone()).await;
+                    let seen = origin.clone().get(cache.clone()).await;
                     assert!(seen >= n, "{seen} after {n}");
                 }
             }
         });
         early.await.unwrap();
         writer.await.unwrap();
-        assert_eq!(origin.ask(cache).await, 2);
+        assert_eq!(origin.get(cache).await, 2);
     });
 }
 
@@ -191,9 +191,9 @@ fn one_node_fills_for_all_nodes() {
     explore(|| async {
         let (nodes, origin) = (nodes().await, Origin::default());
         let all: Vec<_> =
-            nodes.iter().map(|node| spawn(origin.clone().ask(node.clone()))).collect();
-        for asked in all {
-            assert_eq!(asked.await.unwrap(), 0);
+            nodes.iter().map(|node| spawn(origin.clone().get(node.clone()))).collect();
+        for task in all {
+            assert_eq!(task.await.unwrap(), 0);
         }
         assert_eq!(origin.reads.load(Ordering::SeqCst), 1);
     });
@@ -205,11 +205,11 @@ fn a_request_cancelled_on_one_node_hands_its_lease_to_another() {
     explore(|| async {
         let (nodes, origin) = (nodes().await, Origin::default());
         let mut all: Vec<_> =
-            nodes.iter().map(|node| spawn(origin.clone().ask(node.clone()))).collect();
+            nodes.iter().map(|node| spawn(origin.clone().get(node.clone()))).collect();
         yield_now().await;
         all.remove(0).abort();
-        for asked in all {
-            assert_eq!(asked.await.unwrap(), 0);
+        for task in all {
+            assert_eq!(task.await.unwrap(), 0);
         }
         assert!(origin.reads.load(Ordering::SeqCst) <= 2);
     });

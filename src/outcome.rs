@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-use crate::store::Tier;
+use crate::store::{StoreError, Tier};
 
 /// How the cache handled a request or a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,6 +198,13 @@ impl Outcome {
 }
 
 impl MissReason {
+    pub(crate) fn from_store_error(error: &StoreError) -> Self {
+        match error {
+            StoreError::Decode(_) => Self::Undecodable,
+            _ => Self::StoreFailed,
+        }
+    }
+
     const fn token(self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -334,13 +341,13 @@ impl Counters {
     /// cache. 0 if there were none.
     #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
     pub fn hit_ratio(&self) -> f64 {
-        let (mut hits, mut asked) = (0, 0);
+        let (mut hits, mut lookups) = (0, 0);
         for outcome in Outcome::all().filter(|outcome| !matches!(outcome, Outcome::Bypass(_))) {
             let count = self.outcome(outcome);
-            asked += count;
+            lookups += count;
             hits += if outcome.is_hit() { count } else { 0 };
         }
-        if asked == 0 { 0.0 } else { hits as f64 / asked as f64 }
+        if lookups == 0 { 0.0 } else { hits as f64 / lookups as f64 }
     }
 
     pub(crate) fn count(&self, outcome: Outcome) {

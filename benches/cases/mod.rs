@@ -127,7 +127,7 @@ impl Store for Encoded {
             let bytes = self.0.lock().unwrap().get(key.hash()).cloned();
             let entry = bytes.and_then(|bytes| internals::decode(&bytes)).map(Arc::new);
             let found = entry.map(|entry| Found { entry, tier: Tier::Shared });
-            Ok(found.filter(|found| found.entry.answers(key)))
+            Ok(found.filter(|found| found.entry.is_for(key)))
         })
     }
 

@@ -74,8 +74,8 @@ pub(crate) async fn check(
 }
 
 fn unauthorized() -> Response {
-    let ask = [(WWW_AUTHENTICATE, "Basic realm=\"tidegate\", charset=\"UTF-8\"")];
-    (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
+    let challenge = [(WWW_AUTHENTICATE, "Basic realm=\"tidegate\", charset=\"UTF-8\"")];
+    (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
 }
 
 /// Rejects requests that change something unless they come from the page's own origin.

@@ -44,7 +44,7 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Response {
                 });
                 Json(written.collect::<Vec<_>>()).into_response()
             }
-            Err(error) => super::answer::failure(http::StatusCode::BAD_GATEWAY, &error),
+            Err(error) => super::respond::failure(http::StatusCode::BAD_GATEWAY, &error),
         };
     }
     let _ = admin;

@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::answer::{answer, failure};
+use super::respond::{failure, respond};
 use super::state::Admin;
 use crate::middleware::{Dependency, RequestExplanation, StoredExplanation};
 use crate::outcome::Outcome;
@@ -75,19 +75,19 @@ struct ServerChoice {
 pub(crate) async fn show(
     State(admin): State<Arc<Admin>>,
     headers: HeaderMap,
-    Json(asked): Json<ExplainRequest>,
+    Json(query): Json<ExplainRequest>,
 ) -> Response {
-    match admin.explain(&asked).await {
-        Ok(explanation) => answer(&headers, &explanation),
+    match admin.explain(&query).await {
+        Ok(explanation) => respond(&headers, &explanation),
         Err(why) => failure(StatusCode::BAD_REQUEST, &why),
     }
 }
 
 impl Admin {
-    async fn explain(&self, asked: &ExplainRequest) -> Result<Explanation, String> {
+    async fn explain(&self, query: &ExplainRequest) -> Result<Explanation, String> {
         let mut best = None;
         for layer in &self.layers {
-            for request in asked.requests()? {
+            for request in query.requests()? {
                 let explained = layer.explain(&request).await;
                 // Of HTTP/1.1 and HTTP/2, and of several layers, show the one that has an entry stored.
                 let is_better = best.as_ref().is_none_or(|best: &RequestExplanation| {
@@ -100,7 +100,7 @@ impl Admin {
             }
         }
         let explained = best.ok_or("there is no layer")?;
-        Ok(Explanation::new(&asked.url, explained, self))
+        Ok(Explanation::new(&query.url, explained, self))
     }
 
     #[cfg(feature = "postgres")]

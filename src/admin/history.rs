@@ -39,7 +39,7 @@ impl Admin {
         let mut totals = Totals::default();
         for layer in &self.layers {
             layer.all().for_each(|(_, route)| totals.add(&route.traffic));
-            layer.watch.others().values().for_each(|traffic| totals.add(traffic));
+            layer.recorder.others().values().for_each(|traffic| totals.add(traffic));
         }
         totals
     }

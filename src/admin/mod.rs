@@ -6,7 +6,6 @@
 //! operators' actions, and `page` is the HTML for people. Programs get the same data as JSON, terminals as text.
 
 mod access;
-mod answer;
 mod changes;
 mod explain;
 mod history;
@@ -14,6 +13,7 @@ mod limit;
 mod page;
 #[cfg(feature = "postgres")]
 mod primary;
+mod respond;
 mod router;
 mod samples;
 mod state;

@@ -34,7 +34,7 @@ impl Page {
         Self { html: html.into(), policy: policy.unwrap_or(nothing) }
     }
 
-    pub(crate) fn answer(&self) -> Response {
+    pub(crate) fn respond(&self) -> Response {
         let policy = [(CONTENT_SECURITY_POLICY, self.policy.clone())];
         (policy, Html(self.html.to_string())).into_response()
     }

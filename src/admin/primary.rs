@@ -17,7 +17,7 @@ pub(crate) async fn rows<T>(db: &Database, sql: &'static str) -> Result<Vec<T>, 
 where
     T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
-    let asked = async {
+    let queried = async {
         let mut transaction = db.inner.primary.begin("BEGIN READ ONLY").await?;
         // The application's path may have other schemas before pg_catalog.
         let path = "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)";
@@ -26,7 +26,7 @@ where
         transaction.commit().await?;
         Ok(rows)
     };
-    timeout(LIMIT, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    timeout(LIMIT, queried).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Rows written to each table since statistics were reset (PostgreSQL manual, section 27.2.19).

@@ -73,7 +73,7 @@ impl Admin {
         });
         history::sample(&admin);
         Router::new()
-            .route("/", get(async move || page.answer()))
+            .route("/", get(async move || page.respond()))
             .route("/api/status", get(status::show))
             .route("/api/changes", get(changes::show))
             .route("/api/history", get(history::show))

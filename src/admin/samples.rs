@@ -34,7 +34,7 @@ pub(super) struct Totals {
     hits: u64,
     /// How many responses from the cache, and from handlers, took up to so many microseconds.
     served: BTreeMap<u64, u64>,
-    made: BTreeMap<u64, u64>,
+    computed: BTreeMap<u64, u64>,
 }
 
 /// What happened within one interval.
@@ -46,15 +46,15 @@ struct Interval {
     hits: u64,
     /// The 99th percentile of response times from the cache, and from handlers, in microseconds.
     served_p99: Option<u64>,
-    made_p99: Option<u64>,
+    computed_p99: Option<u64>,
 }
 
 #[derive(Serialize)]
 pub(crate) struct HistoryReport {
     /// The length of an interval.
     interval_seconds: u64,
-    /// The number of intervals that are kept.
-    kept: usize,
+    /// The largest number of intervals that a node keeps.
+    capacity: usize,
     /// Oldest first.
     intervals: Vec<DatedInterval>,
 }
@@ -76,7 +76,7 @@ impl Totals {
             self.hits += if outcome.is_hit() { count } else { 0 };
         }
         for (times, histogram) in
-            [(&mut self.served, &traffic.served), (&mut self.made, &traffic.made)]
+            [(&mut self.served, &traffic.served), (&mut self.computed, &traffic.computed)]
         {
             for (end, count) in histogram.counts() {
                 *times.entry(end).or_default() += count;
@@ -90,7 +90,7 @@ impl Totals {
             lookups: self.lookups.saturating_sub(before.lookups),
             hits: self.hits.saturating_sub(before.hits),
             served_p99: p99(&self.served, &before.served),
-            made_p99: p99(&self.made, &before.made),
+            computed_p99: p99(&self.computed, &before.computed),
         }
     }
 }
@@ -131,7 +131,7 @@ impl TrafficHistory {
             interval: interval.clone(),
         };
         let intervals = self.samples().intervals.iter().map(dated).collect();
-        HistoryReport { interval_seconds: EVERY.as_secs(), kept: KEPT, intervals }
+        HistoryReport { interval_seconds: EVERY.as_secs(), capacity: KEPT, intervals }
     }
 
     fn samples(&self) -> MutexGuard<'_, Samples> {
@@ -162,7 +162,7 @@ mod tests {
             history.add(Totals { requests: requests * requests, ..Totals::default() });
         }
         let report = history.report();
-        assert_eq!((report.intervals.len(), report.kept), (KEPT, KEPT));
+        assert_eq!((report.intervals.len(), report.capacity), (KEPT, KEPT));
         assert_eq!(EVERY * u32::try_from(KEPT).unwrap_or_default(), Duration::from_secs(900));
         let last = report.intervals.last().map(|last| last.interval.requests);
         assert_eq!(last, Some(999 * 999 - 998 * 998));

@@ -79,7 +79,7 @@ impl Admin {
     /// Adds another layer over the same cache.
     #[must_use]
     pub fn layer(mut self, layer: &CacheLayer) -> Self {
-        layer.shared.watch.turn_on();
+        layer.shared.recorder.turn_on();
         self.layers.push(layer.shared.clone());
         self
     }

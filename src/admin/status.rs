@@ -62,7 +62,7 @@ struct RouteReport {
     /// Response times from the cache: the upper bound of each histogram bucket in microseconds, and its count.
     served: Vec<(u64, u64)>,
     /// The same for responses from the handler.
-    made: Vec<(u64, u64)>,
+    computed: Vec<(u64, u64)>,
     /// The tracked tables that the handler reads, with the number of statements for each.
     tables: BTreeMap<String, u64>,
     /// The same for tables without triggers.
@@ -138,10 +138,10 @@ impl Admin {
     fn routes(&self) -> Vec<RouteReport> {
         let audits = self.cache.audits();
         let with = self.layers.iter().flat_map(|layer| layer.all()).map(|(pattern, route)| {
-            let terms = Some(PolicyReport::from_policy(&route.policy));
-            RouteReport::new(pattern, terms, &route.traffic, audits.get(pattern))
+            let policy = Some(PolicyReport::from_policy(&route.policy));
+            RouteReport::new(pattern, policy, &route.traffic, audits.get(pattern))
         });
-        let without = self.layers.iter().flat_map(|layer| layer.watch.others());
+        let without = self.layers.iter().flat_map(|layer| layer.recorder.others());
         let without =
             without.map(|(pattern, traffic)| RouteReport::new(&pattern, None, &traffic, None));
         let mut routes: Vec<RouteReport> = with.chain(without).collect();
@@ -176,7 +176,7 @@ impl RouteReport {
             policy,
             outcomes: counts(&traffic.outcomes),
             served: traffic.served.counts(),
-            made: traffic.made.counts(),
+            computed: traffic.computed.counts(),
             tables,
             untracked,
             uncacheable: uncacheable

@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::answer::{answer, percent};
+use super::respond::{percent, respond};
 use super::state::Admin;
 use routes::RouteAdvice;
 use statements::UncachedStatement;
@@ -35,7 +35,7 @@ pub(crate) struct Suggestions {
 }
 
 pub(crate) async fn show(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
-    answer(&headers, &Suggestions::new(&admin).await)
+    respond(&headers, &Suggestions::new(&admin).await)
 }
 
 impl Suggestions {

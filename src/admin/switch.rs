@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::answer::failure;
+use super::respond::failure;
 use super::state::Admin;
 
 /// The most tags at a time.

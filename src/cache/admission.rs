@@ -43,7 +43,7 @@ impl Cache {
         let own =
             pin!(permits.enter(&policy.fills, policy.wait, || counters.note(Event::NoPermit)));
         let lent: FuturesUnordered<_> =
-            leaders.iter().map(|leader| leader.loans().borrow()).collect();
+            leaders.iter().map(|leader| leader.lent_permits().borrow()).collect();
         let slots = match select(own, lent.into_future()).await {
             Either::Left((slots, _)) => slots,
             Either::Right(((Some(permit), _), _)) => {

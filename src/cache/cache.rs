@@ -63,7 +63,7 @@ pub(crate) struct CacheInner {
     pub(crate) permits: Permits,
     pub(crate) counters: Counters,
     pub(crate) audits: AuditCounters,
-    pub(crate) alone: HitForPass,
+    pub(crate) hit_for_pass: HitForPass,
     pub(super) past: PastEpochs,
     /// The lock of the task that drains the log to prove that an old session position's epoch is over.
     pub(super) proving: ExpiringLock,
@@ -109,7 +109,7 @@ impl Cache {
             permits: Permits::new(loads),
             counters: Counters::default(),
             audits: AuditCounters::default(),
-            alone: HitForPass::new(),
+            hit_for_pass: HitForPass::new(),
             past: PastEpochs::default(),
             proving: ExpiringLock::default(),
             log: AttachedLog::default(),
@@ -212,7 +212,7 @@ impl Cache {
         if let Some(connections) = connections {
             self.shared.permits.suit(connections);
         }
-        self.shared.fences.lose();
+        self.shared.fences.end_epoch();
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::policy::Policy;
 use super::refresh::{EntryUse, assess};
 use crate::entry::Key;
 use crate::outcome::{BypassReason, MissReason, Outcome};
-use crate::store::{Found, StoreError};
+use crate::store::Found;
 
 /// The outcome that a lookup would have, and the entry that decides it.
 #[derive(Clone, Debug)]
@@ -22,22 +22,19 @@ impl Cache {
         &self,
         key: &Key,
         policy: &Policy,
-        ask: &LookupOptions,
+        options: &LookupOptions,
     ) -> LookupPreview {
         let in_memory = self.shared.store.peek(key);
-        let in_memory = in_memory.map(|found| self.verdict(found, policy, ask));
+        let in_memory = in_memory.map(|found| self.verdict(found, policy, options));
         let examined = match in_memory {
             Some(examined) if examined.outcome.is_hit() => examined,
             passed_over => match self.shared.store.get(key).await {
-                Ok(Some(found)) => self.verdict(found, policy, ask),
+                Ok(Some(found)) => self.verdict(found, policy, options),
                 Ok(None) => {
                     passed_over.unwrap_or_else(|| LookupPreview::missed(MissReason::Absent))
                 }
                 Err(error) => {
-                    let reason = match error {
-                        StoreError::Decode(_) => MissReason::Undecodable,
-                        _ => MissReason::StoreFailed,
-                    };
+                    let reason = MissReason::from_store_error(&error);
                     let found = passed_over.and_then(|examined| examined.found);
                     LookupPreview { found, ..LookupPreview::missed(reason) }
                 }
@@ -56,8 +53,8 @@ impl Cache {
         (!self.is_confirmed(policy)).then_some(BypassReason::Unconfirmed)
     }
 
-    fn verdict(&self, found: Found, policy: &Policy, ask: &LookupOptions) -> LookupPreview {
-        let outcome = match assess(&self.shared.fences, &found.entry, policy, &ask.limits) {
+    fn verdict(&self, found: Found, policy: &Policy, options: &LookupOptions) -> LookupPreview {
+        let outcome = match assess(&self.shared.fences, &found.entry, policy, &options.limits) {
             EntryUse::Serve | EntryUse::Renew => Outcome::Hit(found.tier),
             EntryUse::Stale(reason) => Outcome::Stale(reason),
             EntryUse::Miss(reason) => Outcome::Miss(reason),

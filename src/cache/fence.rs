@@ -55,7 +55,7 @@ pub struct Fences {
     confirmed_at: AtomicU64,
     started: Instant,
     slots: Box<[AtomicU64]>,
-    places: Slots,
+    layout: Slots,
     sample: ExactSample,
     /// The longest interval between drains, in microseconds, since it was last read. It is only a statistic, so it needs
     /// no memory ordering.
@@ -80,7 +80,7 @@ impl Fences {
             confirmed_at: AtomicU64::new(0),
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
-            places: Slots::new(per_row),
+            layout: Slots::new(per_row),
             sample: ExactSample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
             ended: RwLock::default(),
@@ -103,7 +103,7 @@ impl Fences {
     /// The fence of one tag, the floor included.
     pub(crate) fn position(&self, tag: Tag) -> Position {
         let fence =
-            self.places.indexes(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
+            self.layout.indexes(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
         Position::new(fence.unwrap_or(u64::MAX)).max(self.floor())
     }
 
@@ -134,7 +134,7 @@ impl Fences {
         let ended = self.ended.read_unpoisoned().clone();
         let Some(ended) = ended else { return false };
         // The epoch is checked last: if another one has begun in between, the fences may mix both.
-        ended.was_valid(entry, &self.places)
+        ended.was_valid(entry, &self.layout)
             && self.newest_of(&entry.tags) <= ended.next().position
             && self.epoch() == ended.next().epoch
     }
@@ -207,7 +207,7 @@ impl Fences {
             let ended = Arc::new(EndedFences::new(slots, last, LogPosition::new(epoch, floor)));
             *self.ended.write_unpoisoned() = Some(ended);
         }
-        self.lose();
+        self.end_epoch();
         for slot in &self.slots {
             slot.store(0, Ordering::Release);
         }
@@ -224,14 +224,14 @@ impl Fences {
     }
 
     /// Clears the epoch: nothing is valid until another one begins.
-    pub(crate) fn lose(&self) {
+    pub(crate) fn end_epoch(&self) {
         self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
         self.confirmed.store(NEVER, Ordering::Release);
     }
 
     /// Raises the fence of a tag to `fence`; a fence never falls.
     pub(crate) fn raise(&self, tag: Tag, fence: Position) {
-        for slot in self.places.indexes(tag) {
+        for slot in self.layout.indexes(tag) {
             self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
         }
         self.highest.fetch_max(fence.get(), Ordering::AcqRel);
@@ -390,11 +390,11 @@ mod tests {
     #[test]
     fn security_ids_that_cover_a_tag_in_one_process_do_not_in_another() {
         let (here, there, hot) = (fences(), fences(), Tag::table("hot"));
-        let slots: Vec<usize> = here.places.indexes(hot).collect();
+        let slots: Vec<usize> = here.layout.indexes(hot).collect();
         let covers = |row: usize| {
             let ids = (0..).map(|id: u64| Tag::column("users", "id", &id.to_string()));
             ids.into_iter()
-                .find(|tag| here.places.indexes(*tag).nth(row) == Some(slots[row]))
+                .find(|tag| here.layout.indexes(*tag).nth(row) == Some(slots[row]))
                 .unwrap()
         };
         for tag in [covers(0), covers(1)] {
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn nothing_is_valid_once_the_epoch_is_lost() {
         let fences = fences();
-        fences.lose();
+        fences.end_epoch();
         assert_eq!(fences.judge(&entry(u64::MAX, &[])), Verdict::OldEpoch);
         assert_eq!(fences.seen(), None);
     }

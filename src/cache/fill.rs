@@ -54,7 +54,7 @@ pub(crate) struct FillGuard {
 #[derive(Debug)]
 pub(crate) struct ComputedEntry {
     pub(crate) key: Key,
-    pub(crate) terms: Freshness,
+    pub(crate) freshness: Freshness,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
     /// A vary marker to store under the primary key. Its head says which request fields select a variant.
@@ -142,7 +142,7 @@ impl FillGuard {
     /// Whether no request waits for this response, since the key's last response could not be shared. `is_identified` says
     /// whether the request identifies its client.
     pub(crate) fn is_known_unshared(&self, is_identified: bool) -> bool {
-        self.flight.is_none() && self.cache.shared.alone.has(&self.key, is_identified)
+        self.flight.is_none() && self.cache.shared.hit_for_pass.has(&self.key, is_identified)
     }
 
     /// The miss that led to this fill.
@@ -209,39 +209,39 @@ impl FillGuard {
             self.note_uncacheable(&uncacheable);
             return FillOutcome::NotStored(self.finish_unshared(uncacheable));
         }
-        let (key, terms) = (self.key.clone(), Freshness::from_policy(&self.policy, negative));
-        self.store(ComputedEntry { key, terms, head, body, vary_marker: None })
+        let (key, freshness) = (self.key.clone(), Freshness::from_policy(&self.policy, negative));
+        self.store(ComputedEntry { key, freshness, head, body, vary_marker: None })
     }
 
     /// Stores the entry under its key if it is proven fresh, and wakes the waiting requests.
-    pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
+    pub(crate) fn store(mut self, computed: ComputedEntry) -> FillOutcome {
         let proof = match self.record.basis() {
             Ok(proof) => proof,
             Err(uncacheable) => return FillOutcome::NotStored(self.reject(uncacheable)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
-        let mut terms = answer.terms;
-        self.record.limit(&mut terms);
-        self.record.close(Some(terms.ttl.saturating_sub(terms.age)));
+        let mut freshness = computed.freshness;
+        self.record.limit(&mut freshness);
+        self.record.close(Some(freshness.ttl.saturating_sub(freshness.age)));
         let is_timed = self.record.is_timed();
-        let life = Lifetime { is_timed, ..terms.life(self.policy.jitter, cost) };
-        let parts = (answer.head, answer.body);
-        let entry = Arc::new(Entry::new(&answer.key, proof.basis, proof.tags, life, parts));
+        let life = Lifetime { is_timed, ..freshness.life(self.policy.jitter, cost) };
+        let parts = (computed.head, computed.body);
+        let entry = Arc::new(Entry::new(&computed.key, proof.basis, proof.tags, life, parts));
         // Before the entry is shared, so that the waiting requests do not each decode it.
         if let Some(decoded) = self.decoded.take() {
             entry.set_decoded(decoded);
         }
-        let filled = self.put(&answer.key, &entry);
+        let filled = self.put(&computed.key, &entry);
         // An entry that is never fresh is of no use to waiting requests.
-        self.note_shared(if terms.ttl.is_zero() { SharedBy::None } else { SharedBy::All });
-        let vary_marker = answer
+        self.note_shared(if freshness.ttl.is_zero() { SharedBy::None } else { SharedBy::All });
+        let vary_marker = computed
             .vary_marker
-            .map(|(key, head)| self.put_vary_marker(&key, head, (&answer.key, &entry)));
+            .map(|(key, head)| self.put_vary_marker(&key, head, (&computed.key, &entry)));
         if let Some(flight) = self.flight.take() {
             // Each waiting request judges the entry by its own directives, even if the entry can't be stored.
             let found = [Some(entry), vary_marker].into_iter().flatten();
-            let found = found.into_iter().find(|entry| entry.answers(&self.key));
-            flight.land(found.map_or(FlightResult::Nothing, FlightResult::Entry));
+            let found = found.into_iter().find(|entry| entry.is_for(&self.key));
+            flight.finish(found.map_or(FlightResult::Nothing, FlightResult::Entry));
         }
         filled
     }
@@ -252,20 +252,20 @@ impl FillGuard {
         &self,
         key: &Key,
         head: Bytes,
-        (variant, answer): (&Key, &Arc<Entry>),
+        (variant, computed): (&Key, &Arc<Entry>),
     ) -> Arc<Entry> {
         let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
         let before = before.map(|found| found.entry);
         let variants = before.as_ref().and_then(|entry| entry.variants().cloned());
         let variants = variants.unwrap_or_default();
-        if let Some(gone) = variants.note(variant, answer) {
+        if let Some(gone) = variants.note(variant, computed) {
             self.cache.remove_soon(&gone);
         }
         // It must last as long as each of the variants.
         let left = before.map(|entry| entry.life.keep.saturating_sub(entry.age()));
-        let keep = answer.life.keep.max(left.unwrap_or_default());
+        let keep = computed.life.keep.max(left.unwrap_or_default());
         let life = Lifetime::starting_now(keep, keep, Duration::ZERO);
-        let vary_marker = Entry::new(key, answer.basis, [].into(), life, (head, Bytes::new()));
+        let vary_marker = Entry::new(key, computed.basis, [].into(), life, (head, Bytes::new()));
         let vary_marker = Arc::new(vary_marker.into_vary_marker(variants));
         self.cache.put(key, &vary_marker, None);
         vary_marker
@@ -298,13 +298,13 @@ impl FillGuard {
     /// their own, and the anonymous ones wait for one of them.
     pub(crate) fn reject_personal(mut self, uncacheable: Uncacheable) -> Uncacheable {
         self.refuse(&uncacheable);
-        let alone = &self.cache.shared.alone;
+        let hit_for_pass = &self.cache.shared.hit_for_pass;
         // What is known about anonymous requests still holds.
-        if !alone.has(&self.key, false) && alone.set(&self.key, SharedBy::Anonymous) {
+        if !hit_for_pass.has(&self.key, false) && hit_for_pass.set(&self.key, SharedBy::Anonymous) {
             self.policy.identified_streak.extend();
         }
         if let Some(flight) = self.flight.take() {
-            flight.land(FlightResult::Personal);
+            flight.finish(FlightResult::Personal);
         }
         uncacheable
     }
@@ -330,14 +330,14 @@ impl FillGuard {
     fn finish_unshared(mut self, uncacheable: Uncacheable) -> Uncacheable {
         self.note_shared(SharedBy::None);
         if let Some(flight) = self.flight.take() {
-            flight.land(FlightResult::Nothing);
+            flight.finish(FlightResult::Nothing);
         }
         uncacheable
     }
 
     /// Records, for later requests, whether this response could be shared.
     fn note_shared(&self, shared: SharedBy) {
-        let is_new = self.cache.shared.alone.set(&self.key, shared);
+        let is_new = self.cache.shared.hit_for_pass.set(&self.key, shared);
         match shared {
             SharedBy::All => {
                 self.policy.streak.end();

@@ -1,8 +1,8 @@
 //! Single flight: one request at a time computes the entry for a key, and the others wait for it.
 //!
-//! A flight is a semaphore with one permit, and its holder is the leader. When the leader lands (delivers a result), it
-//! closes the semaphore, which wakes all waiting requests at once. If the leader is dropped without landing, the permit
-//! goes to the next request in line, so after a panic or a cancellation another one takes over and none hangs.
+//! A flight is a semaphore with one permit, and its holder is the leader. When the leader lands (delivers a result),
+//! it closes the semaphore, which wakes all waiting requests at once. If the leader is dropped without a result, the
+//! permit goes to the next request in line, so after a panic or a cancellation another one takes over and none hangs.
 //!
 //! A slow leader is overtaken: once it has computed for as long as a request is willing to wait, one more request computes
 //! in parallel, and the first of the two to land ends the flight. No request waits for a body of unknown length.
@@ -37,7 +37,7 @@ const SHARDS: usize = 64;
 
 type KeyHash = [u8; 32];
 type FlightTable = HashMap<KeyHash, Open, BuildHasherDefault<HashPrefix>>;
-type Shard = Mutex<FlightTable>;
+type FlightShard = Mutex<FlightTable>;
 
 /// Hashes a key by the first bytes of its hash, which are already uniformly distributed.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Hasher for HashPrefix {
 
 /// All flights of a node.
 #[derive(Debug)]
-pub(crate) struct Flights(Arc<[Shard]>);
+pub(crate) struct Flights(Arc<[FlightShard]>);
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
@@ -84,9 +84,9 @@ pub(crate) enum FlightRole {
 #[derive(Debug)]
 struct Flight {
     permit: Arc<Semaphore>,
-    landing: OnceLock<FlightResult>,
+    result: OnceLock<FlightResult>,
     /// The permits of outer fills that wait for this flight.
-    loans: LentPermits,
+    lent_permits: LentPermits,
     pace: Pace,
     has_failed: AtomicBool,
 }
@@ -97,12 +97,12 @@ struct Open {
     flight: Arc<Flight>,
     /// The number of leaders and waiting requests. The reference count is not enough: a leaving request drops its reference
     /// only after it has released the lock.
-    seats: usize,
+    members: usize,
 }
 
 impl Flights {
     pub(crate) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Shard::default()).collect())
+        Self((0..SHARDS).map(|_| FlightShard::default()).collect())
     }
 
     /// Joins the flight for a key. Returns at once as its leader if there is none; otherwise waits until the flight has
@@ -114,32 +114,32 @@ impl Flights {
         wait: Duration,
         lent: Option<&Arc<Permit>>,
     ) -> FlightRole {
-        let seat = self.guard(key);
+        let guard = self.guard(key);
         if let Some(permit) = lent {
-            seat.flight.loans.offer(permit);
+            guard.flight.lent_permits.offer(permit);
         }
-        let landing = match seat.flight.turn(wait).await {
+        let result = match guard.flight.turn(wait).await {
             WaitOutcome::Lead(permit) => {
-                return FlightRole::Leader(FlightLeader::new(seat, permit));
+                return FlightRole::Leader(FlightLeader::new(guard, permit));
             }
-            WaitOutcome::Landed => seat.flight.landed(),
+            WaitOutcome::Finished => guard.flight.result(),
             WaitOutcome::Leave => FlightResult::Nothing,
         };
-        FlightRole::Follower(landing)
+        FlightRole::Follower(result)
     }
 
     /// Leads the flight for a key if it has no leader.
     pub(crate) fn try_lead(&self, key: KeyHash) -> Option<FlightLeader> {
-        let seat = self.guard(key);
-        let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
-        Some(FlightLeader::new(seat, Some(permit)))
+        let guard = self.guard(key);
+        let permit = guard.flight.permit.clone().try_acquire_owned().ok()?;
+        Some(FlightLeader::new(guard, Some(permit)))
     }
 
     fn guard(&self, key: KeyHash) -> FlightGuard {
         let flights = self.0.clone();
         let mut shard = lock(&flights[shard(&key)]);
         let open = shard.entry(key).or_default();
-        open.seats += 1;
+        open.members += 1;
         let flight = open.flight.clone();
         drop(shard);
         FlightGuard { flights, key, flight }
@@ -155,8 +155,8 @@ impl Default for Flight {
     fn default() -> Self {
         Self {
             permit: Arc::new(Semaphore::new(1)),
-            landing: OnceLock::new(),
-            loans: LentPermits::default(),
+            result: OnceLock::new(),
+            lent_permits: LentPermits::default(),
             pace: Pace::new(),
             has_failed: AtomicBool::new(false),
         }
@@ -167,19 +167,19 @@ impl Default for Flight {
 enum WaitOutcome {
     /// Leads, with the flight's permit, or without it in parallel with a slow leader.
     Lead(Option<OwnedSemaphorePermit>),
-    Landed,
+    Finished,
     Leave,
 }
 
 impl Flight {
-    /// Waits until this request may lead, the flight has landed, or waiting is no longer worthwhile.
+    /// Waits until this request may lead, the flight has ended, or waiting is no longer worthwhile.
     async fn turn(&self, wait: Duration) -> WaitOutcome {
         let mut permit = pin!(self.permit.clone().acquire_owned());
         loop {
             // Registered before the check, so that a leader that begins to stream in between is not missed.
             let streamed = pin!(self.pace.streamed());
             match self.pace.next(wait) {
-                _ if self.landing.get().is_some() => return WaitOutcome::Landed,
+                _ if self.result.get().is_some() => return WaitOutcome::Finished,
                 WaitStep::Leave => return WaitOutcome::Leave,
                 WaitStep::Overtake => return WaitOutcome::Lead(None),
                 WaitStep::Wait => {}
@@ -187,19 +187,19 @@ impl Flight {
             let woken = timeout(self.pace.patience(wait), select(&mut permit, streamed));
             if let Ok(Either::Left((permit, _))) = woken.await {
                 return permit
-                    .map_or(WaitOutcome::Landed, |permit| WaitOutcome::Lead(Some(permit)));
+                    .map_or(WaitOutcome::Finished, |permit| WaitOutcome::Lead(Some(permit)));
             }
         }
     }
 
-    fn landed(&self) -> FlightResult {
-        self.landing.get().cloned().unwrap_or(FlightResult::Nothing)
+    fn result(&self) -> FlightResult {
+        self.result.get().cloned().unwrap_or(FlightResult::Nothing)
     }
 }
 
 /// Membership in a flight, as leader or waiting. Dropping the last guard removes the flight from the table.
 struct FlightGuard {
-    flights: Arc<[Shard]>,
+    flights: Arc<[FlightShard]>,
     key: KeyHash,
     flight: Arc<Flight>,
 }
@@ -213,32 +213,32 @@ impl fmt::Debug for FlightGuard {
 impl Drop for FlightGuard {
     fn drop(&mut self) {
         // The leader that landed has removed the flight from the table, or is about to.
-        if self.flight.landing.get().is_some() {
+        if self.flight.result.get().is_some() {
             return;
         }
         let mut shard = lock(&self.flights[shard(&self.key)]);
         let Slot::Occupied(mut slot) = shard.entry(self.key) else { return };
         if Arc::ptr_eq(&slot.get().flight, &self.flight) {
-            slot.get_mut().seats -= 1;
-            if slot.get().seats == 0 {
+            slot.get_mut().members -= 1;
+            if slot.get().members == 0 {
                 slot.remove();
             }
         }
     }
 }
 
-/// The leader of a flight. If it is dropped without landing, the next waiting request leads.
+/// The leader of a flight. If it is dropped without a result, the next waiting request leads.
 #[derive(Debug)]
 pub(crate) struct FlightLeader {
-    seat: FlightGuard,
+    guard: FlightGuard,
     /// `None` if it has overtaken another leader.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl FlightLeader {
-    fn new(seat: FlightGuard, permit: Option<OwnedSemaphorePermit>) -> Self {
-        seat.flight.pace.begin();
-        Self { seat, permit }
+    fn new(guard: FlightGuard, permit: Option<OwnedSemaphorePermit>) -> Self {
+        guard.flight.pace.begin();
+        Self { guard, permit }
     }
 
     /// Whether this leader has overtaken a slow one, which still computes.
@@ -248,35 +248,35 @@ impl FlightLeader {
 
     /// Marks the leader as waiting for a permit until the result is dropped; meanwhile it is not overtaken.
     pub(crate) fn queue(&self) -> QueuedFill<'_> {
-        self.seat.flight.pace.queue()
+        self.guard.flight.pace.queue()
     }
 
     /// Notes the first byte of a body of unknown length: the waiting requests soon stop waiting for it.
     pub(crate) fn stream(&self) {
-        self.seat.flight.pace.stream();
+        self.guard.flight.pace.stream();
     }
 
     /// Hands over to two waiting requests. (A leader that is merely dropped hands over to one.)
     pub(crate) fn fail(self) {
-        self.seat.flight.permit.add_permits(if self.overtakes() { 2 } else { 1 });
+        self.guard.flight.permit.add_permits(if self.overtakes() { 2 } else { 1 });
     }
 
     /// Hands over to one waiting request, or after a second failure, to none: all get this response.
     pub(crate) fn fail_with(self, response: Arc<Entry>, began: Instant) {
-        if self.seat.flight.has_failed.swap(true, Ordering::AcqRel) {
-            self.land(FlightResult::Failure(response, began));
+        if self.guard.flight.has_failed.swap(true, Ordering::AcqRel) {
+            self.finish(FlightResult::Failure(response, began));
         }
     }
 
     /// The permits that waiting fills lend to this leader.
-    pub(crate) fn loans(&self) -> &LentPermits {
-        &self.seat.flight.loans
+    pub(crate) fn lent_permits(&self) -> &LentPermits {
+        &self.guard.flight.lent_permits
     }
 
-    /// Ends the flight: all waiting requests get `landing`, and later requests start another flight.
-    pub(crate) fn land(self, landing: FlightResult) {
-        let FlightGuard { flights, key, flight } = &self.seat;
-        drop(flight.landing.set(landing));
+    /// Ends the flight: all waiting requests get `result`, and later requests start another flight.
+    pub(crate) fn finish(self, result: FlightResult) {
+        let FlightGuard { flights, key, flight } = &self.guard;
+        drop(flight.result.set(result));
         let mut shard = lock(&flights[shard(key)]);
         if shard.get(key).is_some_and(|open| Arc::ptr_eq(&open.flight, flight)) {
             shard.remove(key);
@@ -290,7 +290,7 @@ fn shard(key: &KeyHash) -> usize {
     usize::from(key[31]) % SHARDS
 }
 
-fn lock(shard: &Shard) -> MutexGuard<'_, FlightTable> {
+fn lock(shard: &FlightShard) -> MutexGuard<'_, FlightTable> {
     // No critical section can panic half-way, so the table is consistent even if the lock is poisoned.
     shard.lock_unpoisoned()
 }
@@ -324,7 +324,7 @@ mod tests {
     async fn lead(flights: &Flights) -> FlightLeader {
         match flights.join(KEY, HOUR, None).await {
             FlightRole::Leader(leader) => leader,
-            FlightRole::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
+            FlightRole::Follower(result) => panic!("expected to lead, followed to {result:?}"),
         }
     }
 
@@ -337,11 +337,11 @@ mod tests {
             let flights = flights.clone();
             followers.spawn(async move { flights.join(KEY, HOUR, None).await });
         }
-        while Arc::strong_count(&leader.seat.flight) < 1002 {
+        while Arc::strong_count(&leader.guard.flight) < 1002 {
             tokio::task::yield_now().await;
         }
         let made = entry();
-        leader.land(FlightResult::Entry(made.clone()));
+        leader.finish(FlightResult::Entry(made.clone()));
         while let Some(joined) = followers.join_next().await {
             match joined.unwrap() {
                 FlightRole::Follower(FlightResult::Entry(got)) => assert!(Arc::ptr_eq(&got, &made)),
@@ -359,12 +359,12 @@ mod tests {
             let flights = flights.clone();
             async move { lead(&flights).await }
         });
-        while Arc::strong_count(&first.seat.flight) < 3 {
+        while Arc::strong_count(&first.guard.flight) < 3 {
             tokio::task::yield_now().await;
         }
         assert!(!next.is_finished());
         drop(first);
-        next.await.unwrap().land(FlightResult::Nothing);
+        next.await.unwrap().finish(FlightResult::Nothing);
         assert_eq!(flights.len(), 0);
     }
 
@@ -376,7 +376,7 @@ mod tests {
             let flights = flights.clone();
             async move { lead(&flights).await }
         });
-        while Arc::strong_count(&leader.seat.flight) < 3 {
+        while Arc::strong_count(&leader.guard.flight) < 3 {
             tokio::task::yield_now().await;
         }
         let panicked = tokio::spawn(async move {
@@ -400,7 +400,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_after_the_end_of_a_flight_starts_another() {
         let flights = Flights::new();
-        lead(&flights).await.land(FlightResult::Nothing);
+        lead(&flights).await.finish(FlightResult::Nothing);
         assert!(flights.try_lead(KEY).is_some());
         assert_eq!(flights.len(), 0);
     }

@@ -54,12 +54,12 @@ type HeldSlot = (Instant, u64);
 
 impl FillGate {
     /// The bound of a cache.
-    pub(super) fn of_cache(most: usize) -> Arc<Self> {
+    pub(super) fn for_cache(most: usize) -> Arc<Self> {
         Self::new(most, true)
     }
 
     /// The bound of a route, or of a policy's values.
-    fn of_policy(most: usize) -> Arc<Self> {
+    fn for_policy(most: usize) -> Arc<Self> {
         Self::new(most, false)
     }
 
@@ -210,7 +210,7 @@ impl FillBound {
         self.gate.get_or_init(|| {
             let all = all.most();
             // Leaves a quarter to the other routes.
-            FillGate::of_policy(self.most.unwrap_or(all - (all / 4).max(1)))
+            FillGate::for_policy(self.most.unwrap_or(all - (all / 4).max(1)))
         })
     }
 }

@@ -35,9 +35,9 @@ impl Hit {
 
     /// Begins to recompute the entry in the background, if it is due.
     pub(crate) fn take_renewal(&mut self) -> Option<Box<FillGuard>> {
-        let lead = self.renew.take()?;
+        let guard = self.renew.take()?;
         self.found.entry.note_renewal();
-        Some(lead)
+        Some(guard)
     }
 }
 
@@ -65,7 +65,7 @@ impl FillGuard {
     /// Ends the fill with an entry that another request has stored in the meantime.
     pub(crate) fn finish_with(mut self, hit: &Hit) {
         if let Some(flight) = self.flight.take() {
-            flight.land(FlightResult::Entry(hit.found.entry.clone()));
+            flight.finish(FlightResult::Entry(hit.found.entry.clone()));
         }
     }
 
@@ -73,7 +73,7 @@ impl FillGuard {
     pub(crate) fn fail(mut self, instead: Option<&Hit>) {
         match (self.flight.take(), instead) {
             (Some(flight), Some(hit)) => {
-                flight.land(FlightResult::Instead(hit.found.entry.clone()));
+                flight.finish(FlightResult::Instead(hit.found.entry.clone()));
             }
             (Some(flight), None) => flight.fail(),
             (None, _) => {}

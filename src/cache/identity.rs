@@ -76,7 +76,7 @@ pub(crate) struct ExtensionType {
 }
 
 impl ExtensionType {
-    pub(crate) fn of<T: Clone + Send + Sync + 'static>() -> Self {
+    pub(crate) fn for_type<T: Clone + Send + Sync + 'static>() -> Self {
         let is_in = |extensions: &Extensions| extensions.get::<T>().is_some();
         Self { id: TypeId::of::<T>(), name: type_name::<T>(), is_in, carry: carry::<T> }
     }
@@ -107,7 +107,7 @@ impl VaryBy {
         client: impl Fn(&T) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         let find = move |parts: &Parts| parts.extensions.get::<T>().and_then(&client);
-        Self { find: Arc::new(find), extension: Some(ExtensionType::of::<T>()) }
+        Self { find: Arc::new(find), extension: Some(ExtensionType::for_type::<T>()) }
     }
 
     /// The extension in which it finds the client, if the policy names its type.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::admission::PendingPermit;
 use super::cache::Cache;
 use super::hit::Hit;
-use super::options::LookupOptions;
+use super::options::{LookupOptions, Peeked};
 use super::policy::Policy;
 use super::protocol::must_see;
 use super::record::Needs;
@@ -38,35 +38,28 @@ pub(crate) enum FlightMode {
     Never,
 }
 
-/// Why a lookup that does not wait has no hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoHit {
-    /// Memory has no entry under the key.
-    Absent,
-    /// It may have one, which takes more than a look to serve.
-    Undecided,
-}
-
 impl Cache {
     /// A hit that needs no waiting: an entry in memory that is proven fresh, for a session whose writes this node has
-    /// already followed. Counts only hits.
+    /// already followed. Otherwise returns what was found, for the lookup that follows. Counts only hits.
     pub(crate) fn lookup_in_memory(
         &self,
         key: &Key,
         policy: &Policy,
-        ask: &LookupOptions,
-    ) -> Result<Hit, NoHit> {
-        if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
-            return Err(NoHit::Undecided);
+        options: &LookupOptions,
+    ) -> Result<Hit, Peeked> {
+        if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(options.session) {
+            return Err(Peeked::Unknown);
         }
-        let Needs::Position(own) = self.own_writes_seen(ask) else { return Err(NoHit::Undecided) };
+        let Needs::Position(own) = self.own_writes_seen(options) else {
+            return Err(Peeked::Unknown);
+        };
         if !self.has_followed(own) {
-            return Err(NoHit::Undecided);
+            return Err(Peeked::Unknown);
         }
-        let found = self.shared.store.peek(key).ok_or(NoHit::Absent)?;
+        let found = self.shared.store.peek(key).ok_or(Peeked::Absent)?;
         let verdict = self.shared.fences.judge(&found.entry);
-        if decide(verdict, &found.entry, policy, &ask.limits) != EntryUse::Serve {
-            return Err(NoHit::Undecided);
+        if decide(verdict, &found.entry, policy, &options.limits) != EntryUse::Serve {
+            return Err(Peeked::Found(found));
         }
         let outcome = Outcome::Hit(found.tier);
         Ok(Hit::new(found, outcome))
@@ -77,10 +70,10 @@ impl Cache {
         &'a self,
         key: &'a Key,
         policy: &'a Arc<Policy>,
-        ask: &'a LookupOptions,
+        options: &'a LookupOptions,
         mode: FlightMode,
     ) -> impl Future<Output = LookupResult> + Send + 'a {
-        let mut search = LookupTask::new(self, key, policy, ask);
+        let mut search = LookupTask::new(self, key, policy, options);
         async move {
             if let Some(reason) = self.begin(&mut search, mode == FlightMode::Join).await {
                 return LookupResult::Bypass(match (mode, reason) {
@@ -92,8 +85,7 @@ impl Cache {
                 });
             }
             if mode == FlightMode::Join {
-                let hit = if search.ask.is_absent { None } else { search.peek() };
-                return match hit {
+                return match search.peek() {
                     Some(hit) => LookupResult::Hit(hit),
                     None => search.lead_or_join().await,
                 };
@@ -118,10 +110,10 @@ impl Cache {
         &self,
         keys: &[&Key],
         policy: &Arc<Policy>,
-        ask: &LookupOptions,
+        options: &LookupOptions,
     ) -> Vec<Option<LookupResult>> {
         let Some(first) = keys.first() else { return Vec::new() };
-        let mut proven = LookupTask::new(self, first, policy, ask);
+        let mut proven = LookupTask::new(self, first, policy, options);
         let reason = self.begin(&mut proven, false).await;
         let mut tasks: Vec<_> = keys.iter().map(|key| proven.for_key(key)).collect();
         if let Some(reason) = reason {
@@ -162,12 +154,12 @@ impl Cache {
         &self,
         key: &Key,
         policy: &Arc<Policy>,
-        ask: &LookupOptions,
+        options: &LookupOptions,
     ) -> Option<Hit> {
-        let mut search = LookupTask::new(self, key, policy, ask);
+        let mut search = LookupTask::new(self, key, policy, options);
         search.passed_over = self.stored(key).await;
-        let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
-        search.session = must_see(ask.session, own);
+        let Needs::Position(own) = self.own_writes_seen(options) else { return None };
+        search.session = must_see(options.session, own);
         search.fallback()
     }
 

@@ -35,7 +35,7 @@ struct RequestedValue<I> {
 struct MissingValue<I, T> {
     wanted: RequestedValue<I>,
     tags: Vec<PolicyTag>,
-    lead: Option<Box<FillGuard>>,
+    guard: Option<Box<FillGuard>>,
     /// The stale value to serve if loading fails.
     fallback: Option<(Hit, OptionalValue<T>)>,
 }
@@ -92,11 +92,11 @@ impl Cache {
     {
         let stray = Stray::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)));
-        let mut ask = LookupOptions::for_value(stray.as_ref());
-        ask.arrival = self.arrival(&ask);
-        ask.holds = Some(OptionalValue::<T>::is_in);
+        let mut options = LookupOptions::for_value(stray.as_ref());
+        options.arrival = self.arrival(&options);
+        options.holds = Some(OptionalValue::<T>::is_in);
         let found = HashMap::with_capacity(wanted.len());
-        let mut search = BatchLookup { cache: self, policy, ask, found };
+        let mut search = BatchLookup { cache: self, policy, options, found };
         let (missing, late) = search.look_up(wanted).await;
         search.load(missing, &load).await?;
         // Only now, when this call holds no fill that others wait for: otherwise two calls could wait for each other.
@@ -105,7 +105,7 @@ impl Cache {
             let mut missing = search.wait(wanted).await;
             if !missing.is_empty() {
                 // The call that was loading it has ended without a value, and it may have been loading others too: load all
-                // of them together. This call now holds a fill, so it waits for no other one: `look` does not.
+                // of them together. This call now holds a fill, so it waits for no other one: `look_up` does not.
                 let (more, still_late) = search.look_up(late.into()).await;
                 missing.extend(more);
                 late = still_late.into();
@@ -134,7 +134,7 @@ struct BatchLookup<'a, I, T> {
     cache: &'a Cache,
     policy: &'a ValuePolicy,
     /// The options that all lookups share.
-    ask: LookupOptions,
+    options: LookupOptions,
     found: HashMap<I, T>,
 }
 
@@ -149,7 +149,7 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         wanted: Vec<RequestedValue<I>>,
     ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {
         let keys: Vec<&Key> = wanted.iter().map(|one| &one.key).collect();
-        let lookups = self.cache.try_lookup_many(&keys, self.settings(), &self.ask).await;
+        let lookups = self.cache.try_lookup_many(&keys, self.settings(), &self.options).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
         for (wanted, lookup) in wanted.into_iter().zip(lookups) {
             match lookup {
@@ -163,7 +163,7 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
     /// Waits for a value that another request is loading.
     async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
         let (policy, mode) = (self.settings(), FlightMode::Join);
-        let lookup = self.cache.lookup(&wanted.key, policy, &self.ask, mode).await;
+        let lookup = self.cache.lookup(&wanted.key, policy, &self.options, mode).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 
@@ -173,7 +173,7 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         lookup: LookupResult,
     ) -> Option<MissingValue<I, T>> {
         let counters = &self.cache.shared.counters;
-        let (mut lead, fallback) = match lookup {
+        let (mut guard, fallback) = match lookup {
             LookupResult::Hit(mut hit) => {
                 match (OptionalValue::read(&hit.found.entry), hit.take_renewal()) {
                     (Some(value), None) => {
@@ -185,9 +185,9 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                     (value, renew) => (renew, value.map(|value| (hit, value))),
                 }
             }
-            LookupResult::Miss(mut lead) => {
-                let fallback = lead.fallback().and_then(read);
-                (Some(lead), fallback)
+            LookupResult::Miss(mut guard) => {
+                let fallback = guard.fallback().and_then(read);
+                (Some(guard), fallback)
             }
             LookupResult::Bypass(bypass) => {
                 counters.count(Outcome::Bypass(bypass.reason));
@@ -196,11 +196,11 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         };
         // `None` only without an id.
         let tags = self.policy.tags(Some(&wanted.id.to_string())).unwrap_or_default();
-        if let Some(lead) = &mut lead {
-            counters.count(lead.outcome());
-            lead.tag(&tags);
+        if let Some(guard) = &mut guard {
+            counters.count(guard.outcome());
+            guard.tag(&tags);
         }
-        Some(MissingValue { wanted, tags, lead, fallback })
+        Some(MissingValue { wanted, tags, guard, fallback })
     }
 
     fn store(&mut self, id: I, value: OptionalValue<T>) {
@@ -217,9 +217,10 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         }
         let permit = self.permit(&mut missing).await;
         let tags = missing.iter().flat_map(|one| one.tags.clone()).collect();
-        let ask = LookupOptions { tags, ..self.ask.clone() };
+        let options = LookupOptions { tags, ..self.options.clone() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
-        let record = self.cache.record_for((&keys, permit.as_ref()), Some(self.settings()), ask);
+        let record =
+            self.cache.record_for((&keys, permit.as_ref()), Some(self.settings()), options);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
         let loaded = record.enter(|| load.clone()(ids)).await;
@@ -237,14 +238,14 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
 
     /// One permit for all values of a call.
     async fn permit(&self, missing: &mut [MissingValue<I, T>]) -> Option<Arc<Permit>> {
-        let leads = missing.iter_mut().filter_map(|one| one.lead.as_deref_mut());
+        let guards = missing.iter_mut().filter_map(|one| one.guard.as_deref_mut());
         // Each early refresh already holds one.
-        let held = leads.filter_map(|lead| lead.permit.take()).next_back();
+        let held = guards.filter_map(|guard| guard.permit.take()).next_back();
         if held.is_some() {
             return held;
         }
-        let leads = missing.iter().filter_map(|one| one.lead.as_deref());
-        let leaders = leads.filter_map(|lead| lead.flight.as_ref());
+        let guards = missing.iter().filter_map(|one| one.guard.as_deref());
+        let leaders = guards.filter_map(|guard| guard.flight.as_ref());
         Some(self.cache.permit(self.settings(), leaders).await.permit)
     }
 
@@ -256,10 +257,10 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
     }
 
     fn fill(&mut self, missing: MissingValue<I, T>, mut value: OptionalValue<T>, record: &Record) {
-        if let Some(lead) = missing.lead {
+        if let Some(guard) = missing.guard {
             // This value has its own tags, without those of the other values in the same call.
             let part = record.part(missing.tags);
-            value = store_value(lead.with_record(part), value);
+            value = store_value(guard.with_record(part), value);
         }
         self.store(missing.wanted.id, value);
     }
@@ -272,9 +273,9 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         record: &Record,
     ) -> Result<(), E> {
         let is_whole = !record.has_written() && missing.iter().all(|one| one.fallback.is_some());
-        for MissingValue { wanted, lead, fallback, .. } in missing {
-            if let Some(lead) = lead {
-                lead.fail(fallback.as_ref().map(|(hit, _)| hit));
+        for MissingValue { wanted, guard, fallback, .. } in missing {
+            if let Some(guard) = guard {
+                guard.fail(fallback.as_ref().map(|(hit, _)| hit));
             }
             if let Some((hit, value)) = fallback.filter(|_| is_whole) {
                 self.cache.shows(&hit, self.settings());

@@ -7,6 +7,18 @@ use super::observer::ReadObserver;
 use super::record::{Arrival, EndedStrays, Stray};
 use super::template::PolicyTag;
 use crate::entry::{Entry, LogPosition};
+use crate::store::Found;
+
+/// What a look in memory found under a key.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Peeked {
+    /// Nobody has looked.
+    #[default]
+    Unknown,
+    Absent,
+    /// An entry that takes more than a look to serve, if it can be served at all.
+    Found(Found),
+}
 
 /// The options of a lookup, in addition to the key.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +32,9 @@ pub(crate) struct LookupOptions {
     pub(crate) observer: Option<Arc<dyn ReadObserver>>,
     /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
-    /// Memory had no entry under the key a moment ago, so it is asked again only under the key's flight.
-    pub(crate) is_absent: bool,
+    /// What was in memory under the key a moment ago. The lookup begins with it, and looks in memory again only under the
+    /// key's flight.
+    pub(crate) peeked: Peeked,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
     pub(crate) is_request: bool,
     /// The request identifies its client, so the response may be for this client alone.

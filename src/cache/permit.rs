@@ -36,7 +36,7 @@ pub(crate) struct Permits {
 impl Permits {
     pub(crate) fn new(most: Option<usize>) -> Self {
         Self {
-            all: FillGate::of_cache(most.unwrap_or(DEFAULT)),
+            all: FillGate::for_cache(most.unwrap_or(DEFAULT)),
             #[cfg(feature = "postgres")]
             is_default: most.is_none().into(),
             running: Arc::default(),

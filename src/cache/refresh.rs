@@ -219,9 +219,9 @@ mod tests {
 
     #[test]
     fn the_longest_durations_can_be_jittered_and_encoded() {
-        let terms =
+        let freshness =
             Freshness { ttl: Duration::MAX, if_error: Duration::MAX, ..Freshness::default() };
-        let life = terms.life(0.5, Duration::ZERO);
+        let life = freshness.life(0.5, Duration::ZERO);
         assert!(life.ttl > TTL);
         assert!(i64::try_from(life.keep.as_millis()).is_ok(), "{life:?}");
     }

@@ -12,12 +12,12 @@ use crate::entry::Key;
 
 impl Cache {
     /// A record for a request that has no policy and may write to the database without `Database`.
-    pub(crate) fn record_of_write(&self, ask: LookupOptions) -> Record {
+    pub(crate) fn record_of_write(&self, options: LookupOptions) -> Record {
         let scope = RecordScope {
             database: self.database(),
-            session: ask.session,
+            session: options.session,
             untracked: self.log().is_none(),
-            observer: ask.observer,
+            observer: options.observer,
             kind: ScopeKind::Request { may_write: true },
             ..RecordScope::default()
         };
@@ -25,8 +25,8 @@ impl Cache {
     }
 
     /// A record for work with or without a policy.
-    pub(crate) fn record(&self, policy: Option<&Policy>, ask: LookupOptions) -> Record {
-        self.record_for((&[], None), policy, ask)
+    pub(crate) fn record(&self, policy: Option<&Policy>, options: LookupOptions) -> Record {
+        self.record_for((&[], None), policy, options)
     }
 
     /// A record for work that computes the entries for `keys` under `permit`.
@@ -34,27 +34,27 @@ impl Cache {
         &self,
         (keys, permit): (&[&Key], Option<&Arc<Permit>>),
         policy: Option<&Policy>,
-        ask: LookupOptions,
+        options: LookupOptions,
     ) -> Record {
         let has_log = self.log().is_some();
         let scope = RecordScope {
-            tags: ask.tags,
+            tags: options.tags,
             database: self.database(),
-            session: ask.session,
+            session: options.session,
             // Without a log, no read is tracked.
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
             followed: has_log && policy.is_some(),
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
-            observer: ask.observer,
+            observer: options.observer,
             is_kept: policy.is_some(),
-            kind: if ask.is_request {
+            kind: if options.is_request {
                 ScopeKind::Request { may_write: false }
             } else {
                 ScopeKind::Value
             },
             keys: keys.iter().map(|key| *key.hash()).collect(),
             permit: permit.map(Arc::downgrade).unwrap_or_default(),
-            strays: ask.strays,
+            strays: options.strays,
         };
         Record::new(self.shared.fences.clone(), scope)
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::cache::Cache;
 use super::fill::FillGuard;
 use super::hit::Hit;
-use super::lookup::{FlightMode, LookupResult, NoHit};
+use super::lookup::{FlightMode, LookupResult};
 use super::options::LookupOptions;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
@@ -105,26 +105,26 @@ impl Cache {
             return self.compute_unstored(policy.settings(), load).await;
         }
         let key = &*self.own(key);
-        let mut ask =
+        let mut options =
             LookupOptions { holds: Some(V::is_in), ..LookupOptions::for_value(stray.as_ref()) };
-        match self.lookup_in_memory(key, policy.settings(), &ask) {
+        match self.lookup_in_memory(key, policy.settings(), &options) {
             Ok(hit) => {
                 if let Some(value) = V::read(&hit.found.entry) {
                     self.serves(&hit, policy.settings());
                     return Ok(value);
                 }
             }
-            Err(no_hit) => ask.is_absent = no_hit == NoHit::Absent,
+            Err(peeked) => options.peeked = peeked,
         }
         // `None` only without an id.
-        ask.tags = policy.tags(None).unwrap_or_default();
+        options.tags = policy.tags(None).unwrap_or_default();
         let policy = policy.settings();
-        match self.lookup(key, policy, &ask, FlightMode::Join).await {
+        match self.lookup(key, policy, &options, FlightMode::Join).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,
-                None => compute(&self.record(Some(policy), ask), policy, load).await,
+                None => compute(&self.record(Some(policy), options), policy, load).await,
             },
-            LookupResult::Miss(lead) => self.load(*lead, policy, load).await,
+            LookupResult::Miss(guard) => self.load(*guard, policy, load).await,
             LookupResult::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
                 let loaded = compute(&bypass.record, policy, load).await;
@@ -159,16 +159,16 @@ impl Cache {
         V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        let Some(mut lead) = hit.take_renewal() else {
+        let Some(mut guard) = hit.take_renewal() else {
             self.serves(&hit, policy);
             return Ok(value);
         };
-        if !lead.claim().await {
+        if !guard.claim().await {
             self.serves(&hit, policy);
             return Ok(value);
         }
-        let record = lead.record().clone();
-        match self.load(*lead, policy, load).await {
+        let record = guard.record().clone();
+        match self.load(*guard, policy, load).await {
             Err(_failed) if !record.has_written() => {
                 self.shows(&hit, policy);
                 Ok(value)
@@ -177,21 +177,21 @@ impl Cache {
         }
     }
 
-    async fn load<V, E, F>(&self, mut lead: FillGuard, policy: &Policy, load: F) -> Result<V, E>
+    async fn load<V, E, F>(&self, mut guard: FillGuard, policy: &Policy, load: F) -> Result<V, E>
     where
         V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        self.shared.counters.count(lead.outcome());
-        let record = lead.record().clone();
-        let fallback = lead.fallback();
+        self.shared.counters.count(guard.outcome());
+        let record = guard.record().clone();
+        let fallback = guard.fallback();
         let began = clock::now();
         let loaded = compute(&record, policy, load).await;
         observe::load(began.elapsed());
         match loaded {
-            Ok(value) => Ok(store_value(lead, value)),
+            Ok(value) => Ok(store_value(guard, value)),
             Err(error) => {
-                lead.fail(fallback.as_ref());
+                guard.fail(fallback.as_ref());
                 self.or_fallback(Err(error), fallback.as_ref(), (policy, &record))
             }
         }
@@ -227,17 +227,17 @@ where
 
 /// Fills an entry with a value. Returns the value in its stored form, so that this caller gets the same value as later
 /// ones.
-pub(super) fn store_value<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
+pub(super) fn store_value<V: StoredValue>(mut guard: FillGuard, value: V) -> V {
     match value.write() {
         Ok(written) => {
             let (is_negative, stored) = (value.is_negative(), V::written(&written));
-            lead.decoded = written.decoded;
-            lead.fill(is_negative, written.head, written.body);
+            guard.decoded = written.decoded;
+            guard.fill(is_negative, written.head, written.body);
             stored.unwrap_or(value)
         }
         Err(uncacheable) => {
-            lead.remove_stored();
-            drop(lead.reject(uncacheable));
+            guard.remove_stored();
+            drop(guard.reject(uncacheable));
             value
         }
     }

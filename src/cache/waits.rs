@@ -12,7 +12,7 @@ use crate::sync::MutexExt;
 pub(crate) type WaitKey = (usize, [u8; 32]);
 
 /// The node in the graph of the key with this hash in the cache with these fences.
-pub(super) fn place(fences: &Arc<Fences>, key: &[u8; 32]) -> WaitKey {
+pub(super) fn wait_key(fences: &Arc<Fences>, key: &[u8; 32]) -> WaitKey {
     (Arc::as_ptr(fences).addr(), *key)
 }
 
@@ -87,8 +87,9 @@ mod tests {
     #[test]
     fn a_wait_that_would_close_a_cycle_is_refused_until_another_wait_ends() {
         // Of no cache: addresses are even.
-        let place = |n: u8| (1, [n; 32]);
-        let wait = |computing: u8, key: u8| WaitGuard::new(vec![place(computing)], place(key));
+        let wait_key = |n: u8| (1, [n; 32]);
+        let wait =
+            |computing: u8, key: u8| WaitGuard::new(vec![wait_key(computing)], wait_key(key));
         let (one, two) = (wait(1, 2).unwrap(), wait(2, 3).unwrap());
         assert!(wait(3, 1).is_none());
         let again = wait(2, 3).unwrap();
@@ -99,7 +100,7 @@ mod tests {
         drop(one);
         assert!(graph().keys().all(|(cache, _)| *cache != 1));
         assert!(
-            WaitGuard::new(Vec::new(), place(1)).is_some(),
+            WaitGuard::new(Vec::new(), wait_key(1)).is_some(),
             "a request that computes nothing yet"
         );
     }

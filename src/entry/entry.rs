@@ -129,7 +129,7 @@ impl Entry {
     }
 
     /// Whether this is the entry of `key`. This compares the keys' texts, so it distinguishes two keys with the same hash.
-    pub fn answers(&self, key: &Key) -> bool {
+    pub fn is_for(&self, key: &Key) -> bool {
         self.key == key.text()
     }
 

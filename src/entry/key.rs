@@ -159,7 +159,7 @@ mod tests {
             LogPosition::new(Epoch::UNKNOWN, Position::ZERO),
         );
         let entry = Entry::new(&one, basis, [].into(), life, (Bytes::new(), Bytes::new()));
-        assert!(entry.answers(&one) && !entry.answers(&other));
+        assert!(entry.is_for(&one) && !entry.is_for(&other));
     }
 
     proptest! {

@@ -30,8 +30,8 @@ pub fn judge(cache: &Cache, entry: &Entry) -> protocol::Verdict {
 }
 
 /// Clears the epoch, as a node does when it loses the primary.
-pub fn lose(cache: &Cache) {
-    cache.fences().lose();
+pub fn end_epoch(cache: &Cache) {
+    cache.fences().end_epoch();
 }
 
 /// Shifts the wall clock that the library reads in this process: forward, or back if `millis` is negative. This simulates

@@ -24,20 +24,20 @@ impl<S> Exchange<S> {
     pub(crate) async fn audit<A>(
         mut self,
         entry: Arc<Entry>,
-        mut plan: Box<RequestContext>,
+        mut context: Box<RequestContext>,
         mut request: Request<A>,
     ) where
         S: Handler<A>,
     {
         // A comparison that waits for others is not worth a connection to the database.
-        let Some(permit) = self.routes.cache.try_permit(&plan.policy) else { return };
-        if !self.tag(&mut plan, &mut request) {
+        let Some(permit) = self.routes.cache.try_permit(&context.policy) else { return };
+        if !self.tag(&mut context, &mut request) {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         whole(request.method_mut());
         let request = unconditional(request, None);
-        let compared = self.compared(&entry, (&plan, Some(&permit)), request);
+        let compared = self.compared(&entry, (&context, Some(&permit)), request);
         let Ok(response) = compared.await else { return };
         drain(response).await;
     }
@@ -46,16 +46,16 @@ impl<S> Exchange<S> {
     pub(crate) async fn shadowed<A>(
         mut self,
         entry: Arc<Entry>,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
-        if !plan.is_comparable() {
-            return self.uncached(BypassReason::Shadow, plan, request).await;
+        if !context.is_comparable() {
+            return self.uncached(BypassReason::Shadow, context, request).await;
         }
-        let mut response = self.compared(&entry, (&plan, None), request).await?;
+        let mut response = self.compared(&entry, (&context, None), request).await?;
         self.count(Outcome::Bypass(BypassReason::Shadow));
         status::append_bypass(response.headers_mut(), BypassReason::Shadow, None);
         Ok(response)
@@ -64,7 +64,7 @@ impl<S> Exchange<S> {
     async fn compared<A>(
         &mut self,
         entry: &Arc<Entry>,
-        (plan, permit): (&RequestContext, Option<&Arc<Permit>>),
+        (context, permit): (&RequestContext, Option<&Arc<Permit>>),
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
@@ -73,11 +73,12 @@ impl<S> Exchange<S> {
         let cache = self.routes.cache.clone();
         // Don't use the path if no route matched: clients could create any number of names.
         let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
-        let record = cache.record_for((&[], permit), Some(&plan.policy), plan.ask.clone());
-        let request = plan.to_handler_request(request);
+        let record =
+            cache.record_for((&[], permit), Some(&context.policy), context.options.clone());
+        let request = context.to_handler_request(request);
         let response = record.enter(|| self.inner.call(request)).await?;
-        record.close(plan.policy.lasts(false));
-        note_unread(&record, response.headers(), &plan.policy);
+        record.close(context.policy.lasts(false));
+        note_unread(&record, response.headers(), &context.policy);
         let has_written = record.has_written();
         let comparison = Comparison::new(&cache, &route, entry, (response.status(), record));
         let mut response = response.map(|body| Body::compared(body, comparison));

@@ -36,7 +36,7 @@ pin_project! {
         Stored { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
         Within { record: Record, #[pin] body: B },
         Begun { record: Record, first: Option<BodyStep<B>>, body: Pin<Box<B>> },
-        Captured { captured: TeeBody<B> },
+        Tee { tee: TeeBody<B> },
         Compared { #[pin] body: B, comparison: Option<Comparison> },
     }
 }
@@ -86,8 +86,8 @@ impl<B: HttpBody> Body<B> {
         Self { kind: BodyKind::Compared { body, comparison: Some(comparison) } }
     }
 
-    pub(crate) fn captured(captured: TeeBody<B>) -> Self {
-        Self { kind: BodyKind::Captured { captured } }
+    pub(crate) fn tee(tee: TeeBody<B>) -> Self {
+        Self { kind: BodyKind::Tee { tee } }
     }
 }
 
@@ -109,7 +109,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 Some(step) => Poll::Ready(Some(step)),
                 None => record.sync_scope(|| body.as_mut().poll_frame(cx)),
             },
-            KindProj::Captured { captured } => captured.poll_frame(cx),
+            KindProj::Tee { tee } => tee.poll_frame(cx),
             KindProj::Compared { mut body, comparison } => {
                 let mut poll = || body.as_mut().poll_frame(cx);
                 let polled = match comparison {
@@ -129,7 +129,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
             BodyKind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
             BodyKind::Within { body, .. } | BodyKind::Compared { body, .. } => body.is_end_stream(),
             BodyKind::Begun { first, body, .. } => first.is_none() && body.is_end_stream(),
-            BodyKind::Captured { captured } => captured.is_end_stream(),
+            BodyKind::Tee { tee } => tee.is_end_stream(),
         }
     }
 
@@ -157,7 +157,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 }
                 hint
             }
-            BodyKind::Captured { captured } => captured.size_hint(),
+            BodyKind::Tee { tee } => tee.size_hint(),
         }
     }
 }
@@ -186,7 +186,7 @@ impl<B: HttpBody> fmt::Debug for Body<B> {
         f.write_str(match &self.kind {
             BodyKind::Stored { .. } => "Body(stored)",
             BodyKind::Within { .. } | BodyKind::Begun { .. } => "Body(passed)",
-            BodyKind::Captured { .. } => "Body(captured)",
+            BodyKind::Tee { .. } => "Body(captured)",
             BodyKind::Compared { .. } => "Body(compared)",
         })
     }

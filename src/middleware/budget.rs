@@ -21,8 +21,8 @@ impl ByteBudget {
         Self { whole: Some(self.left.clone()), ..Self::new(bytes) }
     }
 
-    pub(crate) fn room(&self) -> BudgetShare {
-        BudgetShare { rooms: self.clone(), taken: 0 }
+    pub(crate) fn share(&self) -> BudgetShare {
+        BudgetShare { budget: self.clone(), taken: 0 }
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -36,7 +36,7 @@ impl ByteBudget {
         taken
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.left.fetch_add(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.fetch_add(bytes, Ordering::Relaxed);
@@ -52,14 +52,14 @@ fn take_from(left: &AtomicUsize, bytes: usize) -> bool {
 /// One body's share of the budget, returned on drop.
 #[derive(Debug)]
 pub(crate) struct BudgetShare {
-    rooms: ByteBudget,
+    budget: ByteBudget,
     taken: usize,
 }
 
 impl BudgetShare {
     /// Takes bytes from the budget; `false` if not enough are left.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        let taken = self.rooms.take(bytes);
+        let taken = self.budget.take(bytes);
         self.taken += if taken { bytes } else { 0 };
         taken
     }
@@ -67,7 +67,7 @@ impl BudgetShare {
 
 impl Drop for BudgetShare {
     fn drop(&mut self) {
-        self.rooms.give_back(self.taken);
+        self.budget.release(self.taken);
     }
 }
 
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn the_byte_budget_is_bounded_and_released() {
-        let rooms = ByteBudget::new(10);
-        let (mut one, mut other) = (rooms.room(), rooms.room());
+        let budget = ByteBudget::new(10);
+        let (mut one, mut other) = (budget.share(), budget.share());
         assert!(one.take(6) && !other.take(5) && other.take(4) && !one.take(1));
         drop(one);
         assert!(other.take(6) && !other.take(1));
@@ -86,14 +86,14 @@ mod tests {
 
     #[test]
     fn a_part_of_the_byte_budget_leaves_the_rest_to_others() {
-        let rooms = ByteBudget::new(10);
-        let parts = rooms.part(4);
-        let (mut part, mut other) = (parts.room(), rooms.room());
+        let budget = ByteBudget::new(10);
+        let parts = budget.part(4);
+        let (mut part, mut other) = (parts.share(), budget.share());
         assert!(part.take(3) && !part.take(2) && other.take(6) && !other.take(2));
         assert!(other.take(1) && !part.take(1), "the whole is used up");
         drop(part);
-        assert!(other.take(3) && !parts.room().take(1));
+        assert!(other.take(3) && !parts.share().take(1));
         drop(other);
-        assert!(parts.room().take(4) && rooms.room().take(10));
+        assert!(parts.share().take(4) && budget.share().take(10));
     }
 }

@@ -26,16 +26,16 @@ const SETS_COOKIE: &str = "set-cookie";
 #[derive(Debug)]
 pub(crate) struct StoreTarget {
     pub(crate) key: Key,
-    pub(crate) terms: Freshness,
+    pub(crate) freshness: Freshness,
     pub(crate) vary_marker: Option<(Key, Bytes)>,
 }
 
 /// A body that is being buffered, up to its limit.
 #[derive(Debug)]
 pub(crate) struct BodyBuffer {
-    lead: Box<FillGuard>,
+    guard: Box<FillGuard>,
     head: StoredHead,
-    place: StoreTarget,
+    target: StoreTarget,
     limit: usize,
     /// How long to keep reading after the client disconnects.
     pub(crate) finish: Duration,
@@ -47,7 +47,7 @@ pub(crate) struct BodyBuffer {
     is_open_ended: bool,
     /// Whether an entry is stored that this response supersedes, even if the response can't be stored.
     pub(crate) supersedes: bool,
-    room: BudgetShare,
+    share: BudgetShare,
     /// When the head arrived. The response's age counts from this moment (RFC 9111, section 4.2.3).
     since: Instant,
 }
@@ -63,15 +63,15 @@ pub(crate) enum BufferOutcome {
 impl BodyBuffer {
     /// Boxed, since it is large and changes hands often.
     pub(crate) fn new(
-        lead: Box<FillGuard>,
-        (head, place): (StoredHead, StoreTarget),
+        guard: Box<FillGuard>,
+        (head, target): (StoredHead, StoreTarget),
         (limit, finish): (usize, Duration),
-        room: BudgetShare,
+        share: BudgetShare,
     ) -> Box<Self> {
         Box::new(Self {
-            lead,
+            guard,
             head,
-            place,
+            target,
             limit,
             finish,
             taken: Vec::new(),
@@ -79,7 +79,7 @@ impl BodyBuffer {
             may_have_trailers: false,
             is_open_ended: false,
             supersedes: false,
-            room,
+            share,
             since: clock::now(),
         })
     }
@@ -93,7 +93,7 @@ impl BodyBuffer {
     /// is exact.
     pub(crate) fn streams(&mut self, is_measured: bool, to_client: bool) {
         if to_client {
-            self.lead.begin_streaming();
+            self.guard.begin_streaming();
         }
         self.is_open_ended = !is_measured && promised(&self.head.headers).is_none();
         self.note_first_byte();
@@ -102,19 +102,19 @@ impl BodyBuffer {
     /// Lets waiting requests go on once a body of unknown length has begun.
     fn note_first_byte(&self) {
         if self.is_open_ended && self.length > 0 {
-            self.lead.note_first_byte();
+            self.guard.note_first_byte();
         }
     }
 
     /// Releases the lease of a body of unknown length that takes long, so that other nodes do not wait for it.
     pub(crate) fn lingers(&mut self) {
         if self.is_open_ended && self.length > 0 {
-            self.lead.release_lease();
+            self.guard.release_lease();
         }
     }
 
     pub(crate) fn record(&self) -> &Record {
-        self.lead.record()
+        self.guard.record()
     }
 
     /// Buffers a frame, or returns why the body can't be stored.
@@ -134,9 +134,9 @@ impl BodyBuffer {
         if self.length > self.limit {
             return Err(too_large(self.limit));
         }
-        if !self.room.take(data.len()) {
-            let why = "other bodies have used up the byte budget: see CacheLayer::capture_limit";
-            return Err(Uncacheable::new("no-room", why));
+        if !self.share.take(data.len()) {
+            let why = "other bodies have used up the byte budget: see CacheLayer::buffer_limit";
+            return Err(Uncacheable::new("buffer-limit", why));
         }
         self.taken.push(data.clone());
         self.note_first_byte();
@@ -157,10 +157,10 @@ impl BodyBuffer {
             return BufferOutcome::NotKept(self.refuse(Uncacheable::new("incomplete", why)));
         }
         let body = joined(self.taken, self.length);
-        let StoreTarget { key, mut terms, vary_marker } = self.place;
-        terms.age = terms.age.saturating_add(self.since.elapsed());
+        let StoreTarget { key, mut freshness, vary_marker } = self.target;
+        freshness.age = freshness.age.saturating_add(self.since.elapsed());
         let head = self.head.encode();
-        let filled = self.lead.store(ComputedEntry { key, terms, head, body, vary_marker });
+        let filled = self.guard.store(ComputedEntry { key, freshness, head, body, vary_marker });
         BufferOutcome::Whole(filled)
     }
 
@@ -168,12 +168,12 @@ impl BodyBuffer {
     /// older response that is stored may no longer be used (RFC 9111, section 4.3.3).
     pub(crate) fn refuse(self: Box<Self>, uncacheable: Uncacheable) -> Uncacheable {
         if self.supersedes && [TOO_LARGE, SETS_COOKIE].contains(&uncacheable.token) {
-            self.lead.remove_stored();
+            self.guard.remove_stored();
         }
         // This does not show that the next response can't be shared.
         match is_failure_of_one_call(self.head.status, &uncacheable) {
-            true => self.lead.fail_for(uncacheable, None),
-            false => self.lead.reject(uncacheable),
+            true => self.guard.fail_for(uncacheable, None),
+            false => self.guard.reject(uncacheable),
         }
     }
 }

@@ -55,16 +55,16 @@ impl<S> Exchange<S> {
     {
         let BypassContext { reason, record, may_write, policy, written, simulated } = passing;
         let method = request.method().clone();
-        let answered = record.enter(|| self.inner.call(request)).await;
-        if let Some(seen) = &self.seen {
-            seen.end(Outcome::Bypass(reason));
+        let result = record.enter(|| self.inner.call(request)).await;
+        if let Some(timer) = &self.timer {
+            timer.end(Outcome::Bypass(reason));
         }
-        let response = answered?;
+        let response = result?;
         if let Some(policy) = policy {
             note_unread(&record, response.headers(), &policy);
         }
-        if let Some((simulated, seen)) = simulated.zip(self.seen.as_ref()) {
-            self.simulate(&simulated, &response, &record, &seen.traffic);
+        if let Some((simulated, timer)) = simulated.zip(self.timer.as_ref()) {
+            self.simulate(&simulated, &response, &record, &timer.traffic);
         }
         let tags = written.map(|written| written.tags(&method, &response, &self.routes.namespace));
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
@@ -80,25 +80,25 @@ impl<S> Exchange<S> {
     pub(super) async fn bypassed<A>(
         mut self,
         bypass: Bypass,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
         let headers = request.headers().clone();
-        let request = plan.to_handler_request(request);
-        let answered = bypass.record.enter(|| self.inner.call(request)).await;
-        bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
-        if is_stale_better(&answered)
+        let request = context.to_handler_request(request);
+        let result = bypass.record.enter(|| self.inner.call(request)).await;
+        bypass.record.close(context.policy.lasts(false).filter(|_| !is_failure(&result)));
+        if is_stale_better(&result)
             && let Some(response) =
-                self.instead(bypass.fallback.as_ref(), &plan, (&headers, &bypass.record)).await
+                self.instead(bypass.fallback.as_ref(), &context, (&headers, &bypass.record)).await
         {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        let response = answered?;
-        note_unread(&bypass.record, response.headers(), &plan.policy);
+        let response = result?;
+        note_unread(&bypass.record, response.headers(), &context.policy);
         Ok(bypassed(&self.routes, response, bypass.reason, bypass.record).await)
     }
 
@@ -106,21 +106,21 @@ impl<S> Exchange<S> {
     pub(crate) async fn uncached<A>(
         mut self,
         reason: BypassReason,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
-        if plan.wants_only_stored() {
+        if context.wants_only_stored() {
             return Ok(self.not_cached());
         }
-        let tags = plan.ask.tags.clone();
-        let record = self.routes.cache.record(None, plan.ask);
+        let tags = context.options.tags.clone();
+        let record = self.routes.cache.record(None, context.options);
         let is_known = reason != BypassReason::NoParameter;
-        record.note_policy(&plan.policy, is_known.then_some(&tags));
+        record.note_policy(&context.policy, is_known.then_some(&tags));
         let response = record.enter(|| self.inner.call(request)).await?;
-        note_unread(&record, response.headers(), &plan.policy);
+        note_unread(&record, response.headers(), &context.policy);
         self.count(Outcome::Bypass(reason));
         Ok(bypassed(&self.routes, response, reason, record).await)
     }
@@ -148,13 +148,13 @@ impl<S> Exchange<S> {
         record: &Record,
         traffic: &Traffic,
     ) {
-        let SimulatedRequest { key, asked, policy } = simulated;
+        let SimulatedRequest { key, directives, policy } = simulated;
         let times = Times { now: clock::wall(), delay: Duration::ZERO };
-        let kept = cacheability(response.status(), response.headers(), asked, policy, times);
+        let kept = cacheability(response.status(), response.headers(), directives, policy, times);
         match kept.and_then(|_| record.simulated_proof()) {
             Ok(read) => {
                 let fences = self.routes.cache.fences();
-                self.routes.watch.simulation.note(*key, read, fences, traffic);
+                self.routes.recorder.simulation.note(*key, read, fences, traffic);
             }
             Err(uncacheable) => traffic.reads.note_uncacheable(&uncacheable),
         }
@@ -176,9 +176,9 @@ pub(super) async fn bypassed<B: HttpBody>(
 
 /// A request for which the cache is simulated.
 pub(crate) struct SimulatedRequest {
-    /// The hash that tells its answer from others.
+    /// The hash of the request's key.
     key: u64,
-    asked: RequestDirectives,
+    directives: RequestDirectives,
     policy: Policy,
 }
 
@@ -188,25 +188,25 @@ impl LayerSettings {
     pub(crate) fn simulated_request<A: HttpBody>(
         &self,
         request: &Request<A>,
-        seen: &RequestTimer,
+        timer: &RequestTimer,
     ) -> Option<Box<SimulatedRequest>> {
         if request.method() != Method::GET {
             return None;
         }
         let client = self.client(request.headers());
         if client.is_some() {
-            seen.traffic.simulated.note_personal();
+            timer.traffic.simulated.note_personal();
         }
         // An extension of an unknown type may identify the client too, but can't be part of a key.
         if self.identity.extensions.lacks_one_of(request.extensions()) {
             return None;
         }
         let policy = Policy::ttl(simulation::TTL);
-        let asked = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
-        let key = keying::key(&self.space, &KeySource::new(request, &asked), &policy).short();
+        let directives = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
+        let key = keying::key(&self.space, &KeySource::new(request, &directives), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.
         let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));
-        Some(Box::new(SimulatedRequest { key, asked, policy }))
+        Some(Box::new(SimulatedRequest { key, directives, policy }))
     }
 
     /// A hash of what may identify the client of a request: its credentials, the headers that say who the client is, and all
@@ -240,15 +240,15 @@ mod tests {
 
     /// The hash of a GET request with one more field.
     fn simulated(layer: &CacheLayer, name: &str, value: &str) -> Option<u64> {
-        let seen = layer.shared.watch.other_request(None)?;
+        let timer = layer.shared.recorder.other_request(None)?;
         let request = Request::get("/").header(name, value).body(Body::empty()).ok()?;
-        Some(layer.shared.simulated_request(&request, &seen)?.key)
+        Some(layer.shared.simulated_request(&request, &timer)?.key)
     }
 
     #[test]
     fn a_simulated_request_is_keyed_by_every_field_that_identifies_its_client() {
         let layer = CacheLayer::new(Cache::new(Memory::new(0)));
-        layer.shared.watch.turn_on();
+        layer.shared.recorder.turn_on();
         let anybody = simulated(&layer, "accept", "*/*");
         assert!(anybody.is_some());
         assert_eq!(simulated(&layer, "cookie", "__Host-tidegate-position=1"), anybody);

@@ -16,10 +16,14 @@ use super::{cookies, keying};
 use crate::cache::Policy;
 
 /// Rewrites these parts of a request.
-pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &RequestDirectives) {
+pub(crate) fn rewrite<A>(
+    request: &mut Request<A>,
+    policy: &Policy,
+    directives: &RequestDirectives,
+) {
     let headers = request.headers_mut();
-    if asked.fields.has(RequestField::Cookie) {
-        let needs_others = asked.client_key.is_some() || asked.client.has_cookies;
+    if directives.fields.has(RequestField::Cookie) {
+        let needs_others = directives.client_key.is_some() || directives.client.has_cookies;
         cookies::rewrite(headers, policy, needs_others);
     }
     for name in [ACCEPT_ENCODING, ACCEPT_LANGUAGE] {

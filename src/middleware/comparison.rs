@@ -36,7 +36,8 @@ impl Comparison {
         entry: &Arc<Entry>,
         (status, record): (StatusCode, Record),
     ) -> Self {
-        let is_same = RenderedHead::from_entry(entry).is_ok_and(|ready| ready.status == status);
+        let is_same =
+            RenderedHead::from_entry(entry).is_ok_and(|rendered| rendered.status == status);
         let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
         Self { cache, route, entry, record, same: 0, is_same }
     }

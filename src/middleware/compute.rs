@@ -33,8 +33,8 @@ impl<S> Exchange<S> {
     )]
     pub(super) fn compute<A>(
         mut self,
-        mut lead: Box<FillGuard>,
-        plan: Box<RequestContext>,
+        mut guard: Box<FillGuard>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
@@ -42,13 +42,14 @@ impl<S> Exchange<S> {
         A: Send + 'static,
     {
         async move {
-            let (outcome, fallback) = (lead.outcome(), lead.fallback());
-            let (answered, fill) = self.call(lead, &plan, request).await;
-            let record = fill.lead.record().clone();
-            let is_refuted = is_about_another(&answered, fill.stored.as_deref());
-            if (is_refuted || is_stale_better(&answered))
+            let (outcome, fallback) = (guard.outcome(), guard.fallback());
+            let (result, fill) = self.call(guard, &context, request).await;
+            let record = fill.guard.record().clone();
+            let is_refuted = is_about_another(&result, fill.stored.as_deref());
+            if (is_refuted || is_stale_better(&result))
                 && let Some(response) =
-                    Box::pin(self.instead(fallback.as_ref(), &plan, (&fill.headers, &record))).await
+                    Box::pin(self.instead(fallback.as_ref(), &context, (&fill.headers, &record)))
+                        .await
             {
                 match is_refuted {
                     true => drop(Box::pin(fill.refute()).await),
@@ -57,11 +58,11 @@ impl<S> Exchange<S> {
                 return Ok(response);
             }
             self.count(outcome);
-            let response = match answered {
+            let response = match result {
                 Ok(response) => response,
                 Err(error) => {
                     record.close(None);
-                    fill.lead.fail(None);
+                    fill.guard.fail(None);
                     return Err(error);
                 }
             };
@@ -78,8 +79,8 @@ impl<S> Exchange<S> {
     /// If the handler's 304 is about another response, repeats the request without conditions, if that is possible.
     fn call<'p, A>(
         &mut self,
-        lead: Box<FillGuard>,
-        plan: &'p RequestContext,
+        guard: Box<FillGuard>,
+        context: &'p RequestContext,
         request: Request<A>,
     ) -> impl Future<Output = (Result<S::Response, S::Error>, ResponseFill<'p>)> + Send
     where
@@ -87,71 +88,73 @@ impl<S> Exchange<S> {
         A: Send + 'static,
     {
         // A condition has another meaning with POST (RFC 9110, section 13.1.2).
-        let may_revalidate = plan.policy.is_standard && plan.asked.method != Method::POST;
-        let stored = may_revalidate.then(|| stored(&lead, plan)).flatten();
+        let may_revalidate =
+            context.policy.is_standard && context.directives.method != Method::POST;
+        let stored = may_revalidate.then(|| stored(&guard, context)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let given = request.extensions().len();
-        let request = plan.to_handler_request(request);
+        let request = context.to_handler_request(request);
         let is_withheld = request.extensions().len() < given;
         // A response that is not shared is for this client alone: keep the client's own conditions.
-        let request = match stored.is_none() && lead.is_known_unshared(plan.ask.is_identified) {
-            true => request,
-            false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
-        };
+        let request =
+            match stored.is_none() && guard.is_known_unshared(context.options.is_identified) {
+                true => request,
+                false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
+            };
         // A GET request has no content that the first call could have consumed.
-        let may_repeat = stored.is_some() && plan.asked.content.is_none();
+        let may_repeat = stored.is_some() && context.directives.content.is_none();
         let (request, again) = if may_repeat { content::twice(request) } else { (request, None) };
         let again =
             again.map(|request| Box::new((self.inner.clone(), unconditional(request, None))));
-        let (record, mut began) = (lead.record().clone(), clock::now());
-        let answered = record.enter(|| self.inner.call(request));
+        let (record, mut began) = (guard.record().clone(), clock::now());
+        let result = record.enter(|| self.inner.call(request));
         let routes = self.routes.clone();
         async move {
-            let (mut answered, mut stored) = (answered.await, stored);
-            if let Some(again) = again.filter(|_| is_about_another(&answered, stored.as_deref())) {
+            let (mut result, mut stored) = (result.await, stored);
+            if let Some(again) = again.filter(|_| is_about_another(&result, stored.as_deref())) {
                 (stored, began) = (None, clock::now());
-                answered = Box::pin(repeat(*again, &record)).await;
+                result = Box::pin(repeat(*again, &record)).await;
             }
             let delay = began.elapsed();
             observe::load(delay);
-            if let (true, Ok(response)) = (is_withheld, &answered) {
+            if let (true, Ok(response)) = (is_withheld, &result) {
                 routes.identity.extensions.warn_of_withheld(response.status());
             }
-            (answered, ResponseFill { lead, plan, headers, stored, delay, routes })
+            (result, ResponseFill { guard, context, headers, stored, delay, routes })
         }
     }
 
     /// Recomputes a response in the background.
     pub(super) async fn renew<A>(
         mut self,
-        mut lead: Box<FillGuard>,
-        mut plan: Box<RequestContext>,
+        mut guard: Box<FillGuard>,
+        mut context: Box<RequestContext>,
         mut request: Request<A>,
     ) where
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !self.tag(&mut plan, &mut request) || !lead.claim().await {
+        if !self.tag(&mut context, &mut request) || !guard.claim().await {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
-        lead.detach();
-        lead.tag(&plan.ask.tags);
-        let sent = (&mut *plan, &self.routes.identity);
-        let is_stripped = strip_client(&mut request, sent, lead.marker.as_deref());
+        guard.detach();
+        guard.tag(&context.options.tags);
+        let sent = (&mut *context, &self.routes.identity);
+        let is_stripped = strip_client(&mut request, sent, guard.marker.as_deref());
         whole(request.method_mut());
-        whole(&mut plan.asked.method);
+        whole(&mut context.directives.method);
         // The client has its response already.
-        plan.asked.conditions.clear();
-        let replaced = lead.replaced.as_ref().map(|entry| RenderedHead::from_entry(entry));
+        context.directives.conditions.clear();
+        let replaced = guard.replaced.as_ref().map(|entry| RenderedHead::from_entry(entry));
         let asks_all = matches!(replaced, Some(Ok(head)) if asks_for_identity(head.status));
-        let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
+        let (Ok(response), fill) = self.call(guard, &context, request).await else { return };
         if is_stripped && !asks_all && asks_for_identity(response.status()) {
             // No client has sent this request, so its response does not supersede the stored one. An entry from before a
             // failover is removed all the same, and the next request computes another.
-            if !fill.lead.replaces_valid() {
-                fill.lead.remove_stored();
+            if !fill.guard.replaces_valid() {
+                fill.guard.remove_stored();
             }
             return fill.fail(None);
         }
@@ -162,33 +165,33 @@ impl<S> Exchange<S> {
     /// GET (RFC 9111, section 4.3.5).
     pub(super) async fn compute_part<A>(
         mut self,
-        mut lead: Box<FillGuard>,
-        plan: Box<RequestContext>,
+        mut guard: Box<FillGuard>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
         let cache = self.routes.cache.clone();
-        let is_head = plan.asked.method == Method::HEAD;
+        let is_head = context.directives.method == Method::HEAD;
         let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
-        let (record, headers) = (lead.record().clone(), request.headers().clone());
-        let (request, began) = (plan.to_handler_request(request), clock::now());
-        let answered = record.enter(|| self.inner.call(request)).await;
-        record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
-        if is_stale_better(&answered)
+        let (record, headers) = (guard.record().clone(), request.headers().clone());
+        let (request, began) = (context.to_handler_request(request), clock::now());
+        let result = record.enter(|| self.inner.call(request)).await;
+        record.close(context.policy.lasts(false).filter(|_| !is_failure(&result)));
+        if is_stale_better(&result)
             && let Some(response) =
-                self.instead(lead.fallback().as_ref(), &plan, (&headers, &record)).await
+                self.instead(guard.fallback().as_ref(), &context, (&headers, &record)).await
         {
             return Ok(response);
         }
         self.count(Outcome::Bypass(reason));
-        let mut response = answered?;
-        note_unread(&record, response.headers(), &plan.policy);
-        if is_head && plan.policy.is_standard {
-            let stored = stored(&lead, &plan).map(Box::new);
+        let mut response = result?;
+        note_unread(&record, response.headers(), &context.policy);
+        if is_head && context.policy.is_standard {
+            let stored = stored(&guard, &context).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
-            let fill = ResponseFill { lead, plan: &plan, headers, stored, delay, routes };
+            let fill = ResponseFill { guard, context: &context, headers, stored, delay, routes };
             if let Some(updated) =
                 fill.updated_by_head(response.status(), response.headers(), &cache).await
             {
@@ -201,8 +204,8 @@ impl<S> Exchange<S> {
 
 /// The stored response, if it is stale only by time and may be served to this client. Any other was not selected for the
 /// request, so the handler's response can't confirm it (RFC 9111, section 4.3.1).
-fn stored(lead: &FillGuard, plan: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
-    let entry = lead.stale.clone().filter(|entry| plan.may_serve(entry))?;
+fn stored(guard: &FillGuard, context: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
+    let entry = guard.stale.clone().filter(|entry| context.may_serve(entry))?;
     Some((StoredHead::from_entry(&entry).ok()?, entry))
 }
 
@@ -215,13 +218,13 @@ fn has_validator(head: &StoredHead) -> bool {
 /// `Authorization` stay: they identify nobody there. Returns whether a header other than `Cookie` was removed.
 fn strip_client<A>(
     request: &mut Request<A>,
-    (plan, identity): (&mut RequestContext, &IdentitySource),
+    (context, identity): (&mut RequestContext, &IdentitySource),
     marker: Option<&Entry>,
 ) -> bool {
-    if plan.asked.client_key.is_some() {
+    if context.directives.client_key.is_some() {
         return false;
     }
-    let policy = &plan.policy;
+    let policy = &context.policy;
     let named = marker.and_then(|marker| vary_marker(marker).ok()).unwrap_or_default();
     let varies_by = |name: &HeaderName| {
         policy.vary.iter().any(|known| name == known.as_str()) || named.contains(name)
@@ -241,7 +244,7 @@ fn strip_client<A>(
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
     }
-    plan.asked.identify_again(request, &plan.policy, identity);
+    context.directives.identify_again(request, &context.policy, identity);
     is_stripped
 }
 
@@ -253,10 +256,10 @@ fn asks_for_identity(status: StatusCode) -> bool {
 
 /// Whether the handler's response to a conditional request is a 304 about a response other than the stored one.
 fn is_about_another<B, E>(
-    answered: &Result<Response<B>, E>,
+    result: &Result<Response<B>, E>,
     stored: Option<&(StoredHead, Arc<Entry>)>,
 ) -> bool {
-    let (Ok(response), Some((head, _))) = (answered, stored) else { return false };
+    let (Ok(response), Some((head, _))) = (result, stored) else { return false };
     response.status() == StatusCode::NOT_MODIFIED
         && names_another(&head.headers, response.headers())
 }

@@ -56,13 +56,13 @@ pub(crate) fn twice<A: 'static>(request: Request<A>) -> (Request<A>, Option<Requ
 /// into the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
-    (limit, room): (usize, BudgetShare),
+    (limit, share): (usize, BudgetShare),
 ) -> Option<Bytes> {
     let body = as_axum(request.body_mut())?;
     if body.size_hint().lower() > limit as u64 {
         return None;
     }
-    let mut reading = Reading::new(std::mem::take(body), (limit, room));
+    let mut reading = Reading::new(std::mem::take(body), (limit, share));
     let is_whole = timeout(SLOWEST, reading.run()).await.unwrap_or(false);
     let read = reading.read.split().freeze();
     *body = match is_whole {
@@ -85,12 +85,12 @@ struct Reading {
     /// The frame that ended the reading, which is passed on.
     last: Option<Read>,
     limit: usize,
-    room: BudgetShare,
+    share: BudgetShare,
 }
 
 impl Reading {
-    fn new(rest: Body, (limit, room): (usize, BudgetShare)) -> Self {
-        Self { rest, read: BytesMut::new(), last: None, limit, room }
+    fn new(rest: Body, (limit, share): (usize, BudgetShare)) -> Self {
+        Self { rest, read: BytesMut::new(), last: None, limit, share }
     }
 
     /// Reads the body; returns whether it came to its end.
@@ -108,7 +108,7 @@ impl Reading {
     fn keep(&mut self, frame: Read) -> Option<Read> {
         let data = frame.as_ref().ok().and_then(Frame::data_ref);
         let data = data.filter(|data| data.len() <= self.limit - self.read.len());
-        match data.filter(|data| self.room.take(data.len())) {
+        match data.filter(|data| self.share.take(data.len())) {
             Some(data) => {
                 self.read.extend_from_slice(data);
                 None

@@ -16,7 +16,9 @@ use super::rules::vary;
 use super::settings::LayerSettings;
 use super::stored::vary_marker;
 use super::strict;
-use crate::cache::{Cache, FlightMode, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
+use crate::cache::{
+    Cache, FlightMode, Hit, LookupOptions, LookupResult, Peeked, Policy, PolicyTag,
+};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
@@ -24,18 +26,18 @@ use crate::store::{Found, Tier};
 pub(crate) struct RequestContext {
     pub(crate) key: Key,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) ask: LookupOptions,
-    pub(crate) asked: RequestDirectives,
+    pub(crate) options: LookupOptions,
+    pub(crate) directives: RequestDirectives,
     /// Under a strict policy, the extensions that the handler gets.
     pub(crate) extensions: Option<Extensions>,
     /// Which parameters of the query count in the key, if a response has said so.
     pub(crate) variance: Option<Arc<SearchVariance>>,
     /// The request's target, under `Policy::standard`.
-    pub(crate) place: Option<Box<RequestPlace>>,
+    pub(crate) request_target: Option<Box<RequestTarget>>,
 }
 
 /// A request's target.
-pub(crate) struct RequestPlace {
+pub(crate) struct RequestTarget {
     /// The target that a write to it invalidates.
     pub(crate) target: InvalidationTarget,
     /// Its key, whatever the query.
@@ -44,7 +46,7 @@ pub(crate) struct RequestPlace {
 
 impl LayerSettings {
     /// Under `Policy::standard`: a request's target, and the tag by which a write to it invalidates its responses.
-    pub(crate) fn page<A>(
+    pub(crate) fn invalidation_target<A>(
         &self,
         request: &Request<A>,
         policy: &Policy,
@@ -63,7 +65,7 @@ impl RequestContext {
     pub(crate) fn tag<A>(&mut self, request: &mut Request<A>) -> bool {
         let tags = route::tags(request, &self.policy);
         let is_whole = tags.is_some();
-        self.ask.tags = tags.unwrap_or_default();
+        self.options.tags = tags.unwrap_or_default();
         is_whole
     }
 
@@ -78,15 +80,15 @@ impl RequestContext {
 
     /// The request as the handler gets it.
     pub(crate) fn to_handler_request<A>(&self, request: Request<A>) -> Request<A> {
-        to_handler_request(request, (&self.policy, &self.asked), self.extensions.as_ref())
+        to_handler_request(request, (&self.policy, &self.directives), self.extensions.as_ref())
     }
 
     /// Whether a stored response may be served to this client. If not, its validators may not be used for the client's
     /// request either: a 304 would confirm the client's own response.
     pub(crate) fn may_serve(&self, entry: &Entry) -> bool {
-        self.asked.accepts_any()
+        self.directives.accepts_any()
             || RenderedHead::from_entry(entry)
-                .is_ok_and(|ready| self.asked.accepts(ready.audience, ready.varies_by_cookies))
+                .is_ok_and(|ready| self.directives.accepts(ready.audience, ready.varies_by_cookies))
     }
 
     /// Looks up the response under the request's key, following a vary marker. On a miss, the request joins a flight,
@@ -101,15 +103,15 @@ impl RequestContext {
         headers: &HeaderMap,
     ) -> impl Future<Output = LookupResult> + Send {
         async move {
-            let found = self.find_under(&self.key, &self.ask, cache).await;
+            let found = self.find_under(&self.key, &self.options, cache).await;
             let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
                 return found;
             };
             match self.variant_key(entry, headers).map(Box::new) {
                 // Boxed, since most lookups need no second key.
                 Some(key) => {
-                    let ask = LookupOptions { is_absent: false, ..self.ask.clone() };
-                    let mut found_variant = Box::pin(self.find_under(&key, &ask, cache)).await;
+                    let options = LookupOptions { peeked: Peeked::Unknown, ..self.options.clone() };
+                    let mut found_variant = Box::pin(self.find_under(&key, &options, cache)).await;
                     if let LookupResult::Hit(hit) = &found_variant {
                         note_use(entry, &key, &hit.found);
                     }
@@ -136,35 +138,36 @@ impl RequestContext {
         }
         let found = cache.stored(&self.key).await?;
         let key = self.variant_key(&found.entry, headers)?;
-        let hit = cache.fallback(&key, &self.policy, &self.ask).await;
+        let hit = cache.fallback(&key, &self.policy, &self.options).await;
         hit.filter(|hit| self.may_serve(&hit.found.entry))
     }
 
     /// Whether the handler may not be called (RFC 9111, section 5.2.1.7). In shadow mode it is called for every request.
     pub(crate) fn wants_only_stored(&self) -> bool {
-        self.asked.only_if_cached && !self.policy.shadow
+        self.directives.only_if_cached && !self.policy.shadow
     }
 
     /// Whether the handler's response is a whole one, as it is stored. The handler gets all conditions of the request, even
     /// those that the policy ignores.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method != Method::HEAD && !self.asked.fields.has_any(&RequestField::CONDITIONS)
+        self.directives.method != Method::HEAD
+            && !self.directives.fields.has_any(&RequestField::CONDITIONS)
     }
 
     fn find_under<'a>(
         &'a self,
         key: &'a Key,
-        ask: &'a LookupOptions,
+        options: &'a LookupOptions,
         cache: &'a Cache,
     ) -> impl Future<Output = LookupResult> + Send + 'a {
         let mode = if self.wants_only_stored() {
             FlightMode::Never
-        } else if self.asked.is_for_a_part() || self.policy.shadow {
+        } else if self.directives.is_for_a_part() || self.policy.shadow {
             FlightMode::Solo
         } else {
             FlightMode::Join
         };
-        cache.lookup(key, &self.policy, ask, mode)
+        cache.lookup(key, &self.policy, options, mode)
     }
 }
 
@@ -172,13 +175,13 @@ impl RequestContext {
 /// `extensions` are those that a strict policy passes on.
 pub(crate) fn to_handler_request<A>(
     mut request: Request<A>,
-    (policy, asked): (&Policy, &RequestDirectives),
+    (policy, directives): (&Policy, &RequestDirectives),
     extensions: Option<&Extensions>,
 ) -> Request<A> {
     if let Some(extensions) = extensions {
-        strict::withhold(&mut request, (policy, asked.content.is_some()), extensions);
+        strict::withhold(&mut request, (policy, directives.content.is_some()), extensions);
     }
-    canonical::rewrite(&mut request, policy, asked);
+    canonical::rewrite(&mut request, policy, directives);
     request
 }
 

@@ -10,7 +10,7 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::context::{RequestContext, RequestPlace};
+use super::context::{RequestContext, RequestTarget};
 use super::keying::KeySource;
 use super::response::respond;
 use super::settings::LayerSettings;
@@ -24,22 +24,22 @@ pub(crate) struct Exchange<S> {
     pub(crate) inner: S,
     pub(crate) routes: Arc<LayerSettings>,
     /// The request's timer, if traffic is recorded.
-    pub(crate) seen: Option<RequestTimer>,
+    pub(crate) timer: Option<RequestTimer>,
 }
 
 impl<S> Exchange<S> {
     /// Fills in the tags that a new response gets from the policy; under `Policy::standard`, also the tag that a write to
     /// its URI invalidates. Returns `false` if a path parameter is missing.
-    pub(super) fn tag<A>(&self, plan: &mut RequestContext, request: &mut Request<A>) -> bool {
-        let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
-        if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
-            plan.ask.tags.push(tag);
+    pub(super) fn tag<A>(&self, context: &mut RequestContext, request: &mut Request<A>) -> bool {
+        let is_whole = context.tag(request) && context.prepare(request, &self.routes.identity);
+        if let Some((target, tag)) = self.routes.invalidation_target(request, &context.policy) {
+            context.options.tags.push(tag);
             let path = variances::path(
                 &self.routes.space,
-                &KeySource::new(request, &plan.asked),
-                &plan.policy,
+                &KeySource::new(request, &context.directives),
+                &context.policy,
             );
-            plan.place = Some(Box::new(RequestPlace { target, path }));
+            context.request_target = Some(Box::new(RequestTarget { target, path }));
         }
         is_whole
     }
@@ -48,10 +48,10 @@ impl<S> Exchange<S> {
     pub(super) fn serve<B: HttpBody>(
         &self,
         hit: &Hit,
-        plan: &RequestContext,
+        context: &RequestContext,
     ) -> Option<Response<Body<B>>> {
-        let response = respond(hit, &plan.asked).ok()?;
-        self.routes.cache.shows(hit, &plan.policy);
+        let response = respond(hit, &context.directives).ok()?;
+        self.routes.cache.shows(hit, &context.policy);
         self.count(hit.outcome);
         Some(response)
     }
@@ -61,25 +61,25 @@ impl<S> Exchange<S> {
     pub(super) async fn instead<B: HttpBody>(
         &mut self,
         fallback: Option<&Hit>,
-        plan: &RequestContext,
+        context: &RequestContext,
         (headers, record): (&HeaderMap, &Record),
     ) -> Option<Response<Body<B>>> {
-        if plan.policy.shadow || record.has_written() {
+        if context.policy.shadow || record.has_written() {
             return None;
         }
-        let given = fallback.filter(|hit| plan.may_serve(&hit.found.entry));
+        let given = fallback.filter(|hit| context.may_serve(&hit.found.entry));
         if let Some(hit) = given {
-            return self.serve(hit, plan);
+            return self.serve(hit, context);
         }
-        let hit = plan.fallback(&self.routes.cache, headers).await?;
-        self.serve(&hit, plan)
+        let hit = context.fallback(&self.routes.cache, headers).await?;
+        self.serve(&hit, context)
     }
 
     /// Counts the outcome, and ends the request's timer.
     pub(crate) fn count(&self, outcome: Outcome) {
         self.routes.cache.shared.counters.count(outcome);
-        if let Some(seen) = &self.seen {
-            seen.end(outcome);
+        if let Some(timer) = &self.timer {
+            timer.end(outcome);
         }
         tracing::Span::current().record("outcome", outcome.token());
     }
@@ -115,12 +115,12 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
 }
 
 /// Whether a stale response is better than this result: an error as in RFC 5861, section 4, or no response.
-pub(super) fn is_stale_better<B, E>(answered: &Result<Response<B>, E>) -> bool {
+pub(super) fn is_stale_better<B, E>(result: &Result<Response<B>, E>) -> bool {
     let is_error = |status: StatusCode| matches!(status.as_u16(), 500 | 502 | 503 | 504);
-    answered.as_ref().map_or(true, |response| is_error(response.status()))
+    result.as_ref().map_or(true, |response| is_error(response.status()))
 }
 
 /// Whether the handler failed: a 5xx status, or no response.
-pub(super) fn is_failure<B, E>(answered: &Result<Response<B>, E>) -> bool {
-    answered.as_ref().map_or(true, |response| response.status().is_server_error())
+pub(super) fn is_failure<B, E>(result: &Result<Response<B>, E>) -> bool {
+    result.as_ref().map_or(true, |response| response.status().is_server_error())
 }

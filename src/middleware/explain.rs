@@ -60,7 +60,7 @@ impl LayerSettings {
     /// no counters. An entry that is found only in the shared store is copied to memory.
     pub(crate) async fn explain(&self, request: &Request<String>) -> RequestExplanation {
         let path = request.uri().path();
-        let others = self.watch.others();
+        let others = self.recorder.others();
         // If two patterns match equally well, prefer the one that a router has matched before.
         let known = others.keys().map(|name| &**name).chain(self.all().map(|(pattern, _)| pattern));
         let pattern = route::matching(known, path);
@@ -69,44 +69,46 @@ impl LayerSettings {
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let plan = RequestDirectives::new(request, &found.policy, &self.identity, None).and_then(
-            |asked| {
+        let context = RequestDirectives::new(request, &found.policy, &self.identity, None)
+            .and_then(|directives| {
                 let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
-                let (key, variance) = self.key(&KeySource::new(request, &asked), &found.policy);
-                let ask = LookupOptions { tags, limits: asked.limits, ..LookupOptions::default() };
+                let (key, variance) =
+                    self.key(&KeySource::new(request, &directives), &found.policy);
+                let options =
+                    LookupOptions { tags, limits: directives.limits, ..LookupOptions::default() };
                 Ok(RequestContext {
                     key,
                     variance,
                     policy: found.policy.clone(),
-                    ask,
-                    asked,
+                    options,
+                    directives,
                     extensions: None,
-                    place: None,
+                    request_target: None,
                 })
-            },
-        );
-        let mut plan = match plan {
-            Ok(plan) => plan,
+            });
+        let mut context = match context {
+            Ok(context) => context,
             Err(reason) => return RequestExplanation::bypassed(Some(shown), reason),
         };
-        if let Some(key) = self.nested_key(request, &plan).await {
-            plan.key = key;
+        if let Some(key) = self.nested_key(request, &context).await {
+            context.key = key;
         }
         let mut names = found.policy.tag_names_with(parameter);
         names.extend(found.traffic.reads.get().tables.into_keys());
-        self.explain_plan(shown, &plan, request.headers(), &names).await
+        self.explain_plan(shown, &context, request.headers(), &names).await
     }
 
     /// The key of a request to a layer inside nested routers. Each router strips its prefix from the URI, and the number of
     /// routers is unknown here, so this tries each number and returns the key under which a response is stored.
-    async fn nested_key(&self, request: &Request<String>, plan: &RequestContext) -> Option<Key> {
-        if self.cache.examine(&plan.key, &plan.policy, &plan.ask).await.found.is_some() {
+    async fn nested_key(&self, request: &Request<String>, context: &RequestContext) -> Option<Key> {
+        if self.cache.examine(&context.key, &context.policy, &context.options).await.found.is_some()
+        {
             return None;
         }
-        let keyed = KeySource::new(request, &plan.asked);
+        let keyed = KeySource::new(request, &context.directives);
         for seen in within_routers(request.uri()) {
-            let (key, _) = self.key(&keyed.nested(&seen), &plan.policy);
-            if self.cache.examine(&key, &plan.policy, &plan.ask).await.found.is_some() {
+            let (key, _) = self.key(&keyed.nested(&seen), &context.policy);
+            if self.cache.examine(&key, &context.policy, &context.options).await.found.is_some() {
                 return Some(key);
             }
         }
@@ -116,24 +118,24 @@ impl LayerSettings {
     async fn explain_plan(
         &self,
         pattern: &str,
-        plan: &RequestContext,
+        context: &RequestContext,
         headers: &HeaderMap,
         names: &[String],
     ) -> RequestExplanation {
         let cache = &self.cache;
-        let mut key = plan.key.clone();
-        let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
-        let mut differs_by = differing(&plan.policy);
+        let mut key = context.key.clone();
+        let mut examined = cache.examine(&key, &context.policy, &context.options).await;
+        let mut differs_by = differing(&context.policy);
         if examined.outcome.is_hit()
             && let Some(pointed) =
                 examined.found.as_ref().filter(|found| found.entry.is_vary_marker())
             && let Ok(headers_named) = vary_marker(&pointed.entry)
         {
-            key = vary::key(&plan.key, &headers_named, headers);
-            examined = cache.examine(&key, &plan.policy, &plan.ask).await;
+            key = vary::key(&context.key, &headers_named, headers);
+            examined = cache.examine(&key, &context.policy, &context.options).await;
             differs_by.extend(headers_named.iter().map(ToString::to_string));
         }
-        let outcome = outcome(plan, &examined);
+        let outcome = outcome(context, &examined);
         let LookupPreview { found, .. } = examined;
         let stored = found.map(|found| StoredExplanation {
             tier: found.tier,
@@ -141,7 +143,7 @@ impl LayerSettings {
             age: found.entry.age(),
             entry: found.entry,
         });
-        let tags = self.dependencies(plan, stored.as_ref(), names);
+        let tags = self.dependencies(context, stored.as_ref(), names);
         let route = Some(pattern.to_owned());
         RequestExplanation { route, outcome, key: Some(key), differs_by, stored, tags }
     }
@@ -149,11 +151,11 @@ impl LayerSettings {
     /// The dependencies of the stored response or, if none is stored, those that the policy declares.
     fn dependencies(
         &self,
-        plan: &RequestContext,
+        context: &RequestContext,
         stored: Option<&StoredExplanation>,
         names: &[String],
     ) -> Vec<Dependency> {
-        let own: Vec<Tag> = plan.ask.tags.iter().map(PolicyTag::tag).collect();
+        let own: Vec<Tag> = context.options.tags.iter().map(PolicyTag::tag).collect();
         let tags = stored.map_or(&*own, |stored| stored.entry.tags());
         let fences = self.cache.fences();
         let of = |tag: &Tag| {
@@ -193,15 +195,15 @@ fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
 }
 
 /// The outcome of an examined request, decided in the order in which a request goes through the steps.
-fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
+fn outcome(context: &RequestContext, examined: &LookupPreview) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
-        (Some(found), outcome) if outcome.is_hit() => match plan.may_serve(&found.entry) {
+        (Some(found), outcome) if outcome.is_hit() => match context.may_serve(&found.entry) {
             false => Some(BypassReason::Personal),
-            true => plan.policy.shadow.then_some(BypassReason::Shadow),
+            true => context.policy.shadow.then_some(BypassReason::Shadow),
         },
         (_, Outcome::Bypass(_)) => None,
-        _ if plan.wants_only_stored() => Some(BypassReason::OnlyIfCached),
-        _ => plan.asked.is_for_a_part().then_some(BypassReason::Range),
+        _ if context.wants_only_stored() => Some(BypassReason::OnlyIfCached),
+        _ => context.directives.is_for_a_part().then_some(BypassReason::Range),
     };
     bypass.map_or(examined.outcome, Outcome::Bypass)
 }
@@ -277,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn a_matched_route_without_a_policy_is_explained_as_no_policy() {
         let layer = layer("/api/users/{id}");
-        layer.shared.watch.turn_on();
+        layer.shared.recorder.turn_on();
         let inner = Router::new().route("/users/{name}", get(|| async { "user" }));
         let app = Router::new().nest("/api", inner.layer(layer.clone()));
         let request = Request::get("/api/users/7").body(Body::empty()).unwrap();

@@ -42,8 +42,8 @@ use crate::outcome::Outcome;
 
 /// A fill of the cache with a response, and everything that it needs.
 pub(crate) struct ResponseFill<'p> {
-    pub(crate) lead: Box<FillGuard>,
-    pub(crate) plan: &'p RequestContext,
+    pub(crate) guard: Box<FillGuard>,
+    pub(crate) context: &'p RequestContext,
     /// The request's headers.
     pub(crate) headers: HeaderMap,
     /// The stored response that is being revalidated: stale by time, but not invalid.
@@ -71,7 +71,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Answered(answered) => match answered.take() {
+            Self::Answered(result) => match result.take() {
                 Some((fill, response)) => Poll::Ready(fill.stream(response, cx)),
                 None => Poll::Pending, // polled after it was ready
             },
@@ -89,9 +89,13 @@ struct FillStatus {
 }
 
 impl FillStatus {
-    fn append_to(&self, headers: &mut HeaderMap, fate: StoreOutcome<'_>) {
-        let text =
-            status::miss_member((self.outcome, self.is_variant), self.status, &self.record, fate);
+    fn append_to(&self, headers: &mut HeaderMap, outcome: StoreOutcome<'_>) {
+        let text = status::miss_member(
+            (self.outcome, self.is_variant),
+            self.status,
+            &self.record,
+            outcome,
+        );
         status::append(headers, &text);
     }
 }
@@ -99,7 +103,7 @@ impl FillStatus {
 impl<'p> ResponseFill<'p> {
     /// Ends the fill after the handler failed. `instead` is the stale response that is served.
     pub(crate) fn fail(self, instead: Option<&Hit>) {
-        self.lead.fail_for(Uncacheable::new("failed", "the handler failed"), instead);
+        self.guard.fail_for(Uncacheable::new("failed", "the handler failed"), instead);
     }
 
     /// Stores a response, or renews the stored one if this is a 304 that confirms it.
@@ -131,7 +135,7 @@ impl<'p> ResponseFill<'p> {
 
     /// Whether an entry is stored that a response with this status would supersede.
     fn may_supersede(&self, status: StatusCode) -> bool {
-        self.lead.has_stored() && is_full(status) && self.plan.asked.is_of_anybody()
+        self.guard.has_stored() && is_full(status) && self.context.directives.is_of_anybody()
     }
 
     /// Removes the superseded entry, then passes the response on.
@@ -139,11 +143,11 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
-        if self.lead.replaced.is_some() {
-            self.lead.cache().remove(self.lead.key()).await;
+        if self.guard.replaced.is_some() {
+            self.guard.cache().remove(self.guard.key()).await;
         } else {
             // The store could not say whether there is one.
-            self.lead.remove_stored();
+            self.guard.remove_stored();
         }
         FillFuture::Answered(Some((self, response))).await
     }
@@ -155,15 +159,17 @@ impl<'p> ResponseFill<'p> {
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         let fill_status = self.fill_status(response.status());
-        let asked = &self.plan.asked;
+        let directives = &self.context.directives;
         let (mut parts, body) = response.into_parts();
-        let leave = self.cacheability_of_head(parts.status, &parts.headers, &body);
-        let record = self.lead.record();
-        let leave = match leave.and_then(|leave| record.can_be_stored().map(|()| leave)) {
-            Ok(leave) => leave,
+        let cacheability = self.cacheability_of_head(parts.status, &parts.headers, &body);
+        let record = self.guard.record();
+        let cacheability = match cacheability
+            .and_then(|cacheability| record.can_be_stored().map(|()| cacheability))
+        {
+            Ok(cacheability) => cacheability,
             Err(uncacheable) => {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
-                let is_of_one = !is_full(parts.status) && self.lead.has_stored();
+                let is_of_one = !is_full(parts.status) && self.guard.has_stored();
                 let is_failure = parts.status.is_server_error()
                     || is_of_one
                     || is_failure_of_one_call(parts.status, &uncacheable);
@@ -171,31 +177,31 @@ impl<'p> ResponseFill<'p> {
                     return self.fail_with(&fill_status, (parts, body), uncacheable, cx);
                 }
                 let uncacheable = match is_failure {
-                    true => self.lead.fail_for(uncacheable, None),
-                    false if !asked.is_of_anybody() => self.lead.reject_personal(uncacheable),
-                    false => self.lead.reject(uncacheable),
+                    true => self.guard.fail_for(uncacheable, None),
+                    false if !directives.is_of_anybody() => self.guard.reject_personal(uncacheable),
+                    false => self.guard.reject(uncacheable),
                 };
                 fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
-                return known(&parts, asked).unwrap_or_else(|| {
+                return known(&parts, directives).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(fill_status.record, body))
                 });
             }
         };
         // Pass the dependencies on now: the caller may use the head before the body ends.
-        let lasts = leave.terms.ttl.saturating_sub(leave.terms.age);
-        self.lead.record().pass_on(Some(lasts));
-        let mut head = StoredHead::storable(parts.status, &parts.headers, &leave.withheld);
-        head.age = leave.age;
-        let place = self.store_target(&leave, &parts.headers);
-        let policy = &self.plan.policy;
+        let lasts = cacheability.freshness.ttl.saturating_sub(cacheability.freshness.age);
+        self.guard.record().pass_on(Some(lasts));
+        let mut head = StoredHead::storable(parts.status, &parts.headers, &cacheability.withheld);
+        head.age = cacheability.age;
+        let target = self.store_target(&cacheability, &parts.headers);
+        let policy = &self.context.policy;
         let limits = (policy.body_limit, policy.finish);
         let supersedes = self.may_supersede(parts.status);
-        let mut capture =
-            BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room());
-        capture.expect_trailers_of(&parts.headers);
-        capture.supersedes = supersedes;
-        let mut captured = TeeBody::new(body, capture);
-        let ahead = captured.read_ahead(cx);
+        let mut buffer =
+            BodyBuffer::new(self.guard, (head, target), limits, self.routes.budget.share());
+        buffer.expect_trailers_of(&parts.headers);
+        buffer.supersedes = supersedes;
+        let mut tee = TeeBody::new(body, buffer);
+        let ahead = tee.read_ahead(cx);
         let is_streaming = ahead.is_none();
         match ahead {
             Some(BufferOutcome::Whole(filled)) => {
@@ -207,21 +213,21 @@ impl<'p> ResponseFill<'p> {
             None => fill_status.append_to(&mut parts.headers, StoreOutcome::Undecided),
         }
         // RFC 9110, section 13.2.1: the conditions apply as soon as the response's head is known.
-        let known = known(&parts, asked);
+        let known = known(&parts, directives);
         if is_streaming {
-            captured.begin_streaming(known.is_none());
+            tee.begin_streaming(known.is_none());
         }
         if let Some(known) = known {
-            captured.read_on();
+            tee.read_on();
             return known;
         }
-        Response::from_parts(parts, Body::captured(captured))
+        Response::from_parts(parts, Body::tee(tee))
     }
 
     /// Whether other requests that wait for this response may get it too, although the handler failed. Under
     /// `Policy::standard`, only a response that could be stored may be shared (RFC 9111, section 4).
     fn is_failure_for_all(&self, parts: &Parts) -> bool {
-        let RequestContext { policy, asked, .. } = self.plan;
+        let RequestContext { policy, directives, .. } = self.context;
         // A response can vary without saying so, as by an allowed origin.
         let varies_by = vary::names(&parts.headers, policy);
         let is_own = [SET_COOKIE, VARY].iter().any(|name| parts.headers.contains_key(name))
@@ -231,10 +237,10 @@ impl<'p> ResponseFill<'p> {
         parts.status.is_server_error()
             && !policy.is_standard
             && !policy.shadow
-            && asked.is_of_anybody()
+            && directives.is_of_anybody()
             && !is_own
-            && !self.lead.record().has_written()
-            && !self.lead.record().is_excluded()
+            && !self.guard.record().has_written()
+            && !self.guard.record().is_excluded()
     }
 
     /// Passes on the response of a handler that failed, and hands it to the waiting requests if it is the second in a row.
@@ -251,12 +257,12 @@ impl<'p> ResponseFill<'p> {
         let body = match Body::read_whole(fill_status.record.clone(), body, cx) {
             Ok(bytes) => {
                 let head = StoredHead::storable(parts.status, &parts.headers, &[]).encode();
-                let uncacheable = self.lead.fail_with(uncacheable, head, bytes.clone());
+                let uncacheable = self.guard.fail_with(uncacheable, head, bytes.clone());
                 fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 Body::stored(bytes, None)
             }
             Err(body) => {
-                let uncacheable = self.lead.fail_for(uncacheable, None);
+                let uncacheable = self.guard.fail_for(uncacheable, None);
                 fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 *body
             }
@@ -271,7 +277,7 @@ impl<'p> ResponseFill<'p> {
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
         let fill_status = self.fill_status(StatusCode::NOT_MODIFIED);
-        let plan = self.plan;
+        let context = self.context;
         let (mut response, filled) = if names_another(&head.headers, &fresh) {
             // Nothing may be served: the stored response is not validated, and the other one is not here.
             let mut response = Response::new(Body::default());
@@ -280,7 +286,7 @@ impl<'p> ResponseFill<'p> {
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
-            (new.into_response_for(entry.body(), &plan.asked), filled)
+            (new.into_response_for(entry.body(), &context.directives), filled)
         };
         fill_status.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
@@ -310,8 +316,8 @@ impl<'p> ResponseFill<'p> {
                 let filled = self.renewed((&head, &new), &entry).await;
                 matches!(filled, FillOutcome::Stored).then_some(new.headers)
             }
-            HeadComparison::Other if self.plan.asked.is_of_anybody() => {
-                cache.remove(self.lead.key()).await;
+            HeadComparison::Other if self.context.directives.is_of_anybody() => {
+                cache.remove(self.guard.key()).await;
                 None
             }
             HeadComparison::Other | HeadComparison::Nothing => None,
@@ -320,8 +326,8 @@ impl<'p> ResponseFill<'p> {
 
     /// Removes the stored response, which may no longer be served. The next request recomputes it.
     async fn reject_stored(self, uncacheable: Uncacheable) -> Uncacheable {
-        let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
-        let uncacheable = self.lead.reject(uncacheable);
+        let (cache, key) = (self.guard.cache().clone(), self.guard.key().clone());
+        let uncacheable = self.guard.reject(uncacheable);
         cache.remove(&key).await;
         uncacheable
     }
@@ -337,16 +343,18 @@ impl<'p> ResponseFill<'p> {
         (stored, new): (&StoredHead, &StoredHead),
         entry: &Entry,
     ) -> FillOutcome {
-        if !self.lead.is_valid(entry) {
-            return FillOutcome::NotStored(self.lead.reject_overtaken());
+        if !self.guard.is_valid(entry) {
+            return FillOutcome::NotStored(self.guard.reject_overtaken());
         }
         if is_grpc_failure(&new.headers) {
             // The call failed, which shows nothing about the stored response.
-            return FillOutcome::NotStored(self.lead.fail_for(grpc_failure(), None));
+            return FillOutcome::NotStored(self.guard.fail_for(grpc_failure(), None));
         }
-        let refused = match self.plan.asked.is_of_anybody() {
+        let refused = match self.context.directives.is_of_anybody() {
             true => None,
-            false => self.cacheability_for(&self.plan.asked, new.status, &new.headers).err(),
+            false => {
+                self.cacheability_for(&self.context.directives, new.status, &new.headers).err()
+            }
         };
         let head = match refused {
             None => Cow::Borrowed(new),
@@ -354,30 +362,32 @@ impl<'p> ResponseFill<'p> {
                 Cow::Owned(confirmed_at(stored, new))
             }
             Some(uncacheable) => {
-                return FillOutcome::NotStored(self.lead.reject_personal(uncacheable));
+                return FillOutcome::NotStored(self.guard.reject_personal(uncacheable));
             }
         };
         // The response was stored for all clients, whichever client's request confirms it.
-        let asked = RequestDirectives {
+        let directives = RequestDirectives {
             client: Client::default(),
             has_other_cookies: false,
-            ..self.plan.asked.clone()
+            ..self.context.directives.clone()
         };
         // The body is the same, so its dependencies are too.
-        self.lead.record().depend_on(entry.tags().iter().copied());
-        let leave = self.cacheability_for(&asked, head.status, &head.headers);
+        self.guard.record().depend_on(entry.tags().iter().copied());
+        let cacheability = self.cacheability_for(&directives, head.status, &head.headers);
         let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
-        let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
-            Ok(leave) => leave,
+        let cacheability = match cacheability.and_then(|cacheability| noted.map(|()| cacheability))
+        {
+            Ok(cacheability) => cacheability,
             Err(uncacheable) => {
                 return FillOutcome::NotStored(self.reject_stored(uncacheable).await);
             }
         };
-        let kept = StoredHead::storable(head.status, &head.headers, &leave.withheld);
-        let kept = StoredHead { trailers: head.trailers.clone(), age: leave.age, ..kept };
-        let StoreTarget { key, terms, vary_marker } = self.store_target(&leave, &head.headers);
+        let kept = StoredHead::storable(head.status, &head.headers, &cacheability.withheld);
+        let kept = StoredHead { trailers: head.trailers.clone(), age: cacheability.age, ..kept };
+        let StoreTarget { key, freshness, vary_marker } =
+            self.store_target(&cacheability, &head.headers);
         let (head, body) = (kept.encode(), entry.body().clone());
-        self.lead.store(ComputedEntry { key, terms, head, body, vary_marker })
+        self.guard.store(ComputedEntry { key, freshness, head, body, vary_marker })
     }
 
     fn cacheability(
@@ -385,13 +395,13 @@ impl<'p> ResponseFill<'p> {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
-        if is_error_of_one(status) && self.lead.has_usable() {
+        if is_error_of_one(status) && self.guard.has_usable() {
             return Err(Uncacheable::new(
                 "failed",
                 "a stored response is more useful than this error",
             ));
         }
-        self.cacheability_for(&self.plan.asked, status, headers)
+        self.cacheability_for(&self.context.directives, status, headers)
     }
 
     /// As [`cacheability`](Self::cacheability), with all other checks of the response that are possible before the body
@@ -402,29 +412,29 @@ impl<'p> ResponseFill<'p> {
         headers: &HeaderMap,
         body: &B,
     ) -> Result<Cacheability, Uncacheable> {
-        let leave = self.cacheability(status, headers)?;
-        fits(headers, body, self.plan.policy.body_limit)?;
+        let cacheability = self.cacheability(status, headers)?;
+        fits(headers, body, self.context.policy.body_limit)?;
         self.note_tags(headers)?;
         self.note_variance(headers)?;
-        Ok(leave)
+        Ok(cacheability)
     }
 
     /// Notes the tags that the response names itself. An invalidation during the work counts.
     fn note_tags(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
-        let RequestContext { policy, place, .. } = self.plan;
-        let target = place.as_ref().map(|place| &place.target);
+        let RequestContext { policy, request_target, .. } = self.context;
+        let target = request_target.as_ref().map(|request_target| &request_target.target);
         let tags = groups::tags(headers, policy, target, &self.routes.namespace)?;
-        self.lead.record().depend_on(tags.iter().flat_map(PolicyTag::with_bulk));
+        self.guard.record().depend_on(tags.iter().flat_map(PolicyTag::with_bulk));
         Ok(())
     }
 
     /// Notes for later requests which query parameters count. Such a rule is part of the key, so a response with another
     /// rule is not stored under this key.
     fn note_variance(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
-        let Some(place) = &self.plan.place else { return Ok(()) };
+        let Some(request_target) = &self.context.request_target else { return Ok(()) };
         let said = SearchVariance::from_headers(headers);
-        self.routes.variances.note(&place.path, said.as_ref());
-        match &self.plan.variance {
+        self.routes.variances.note(&request_target.path, said.as_ref());
+        match &self.context.variance {
             Some(known) if said.as_ref() != Some(&**known) => {
                 let why =
                     "its No-Vary-Search differs from that of the previous response at this path";
@@ -436,40 +446,40 @@ impl<'p> ResponseFill<'p> {
 
     fn cacheability_for(
         &self,
-        asked: &RequestDirectives,
+        directives: &RequestDirectives,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
         let times = Times { now: clock::wall(), delay: self.delay };
-        cacheability(status, headers, asked, &self.plan.policy, times)
+        cacheability(status, headers, directives, &self.context.policy, times)
     }
 
     /// The key to store a response with these headers under, and a vary marker if it is one of several variants.
-    fn store_target(&self, leave: &Cacheability, headers: &HeaderMap) -> StoreTarget {
-        let names = self.variant_names(leave, headers);
-        let key = vary::key(&self.plan.key, &names, &self.headers);
-        let vary_marker =
-            (key != self.plan.key).then(|| (self.plan.key.clone(), encode_vary_marker(&names)));
-        StoreTarget { key, terms: leave.terms, vary_marker }
+    fn store_target(&self, cacheability: &Cacheability, headers: &HeaderMap) -> StoreTarget {
+        let names = self.variant_names(cacheability, headers);
+        let key = vary::key(&self.context.key, &names, &self.headers);
+        let vary_marker = (key != self.context.key)
+            .then(|| (self.context.key.clone(), encode_vary_marker(&names)));
+        StoreTarget { key, freshness: cacheability.freshness, vary_marker }
     }
 
     /// The names that distinguish the response from others under the request's key: those by which it varies itself, and
     /// those by which stored responses vary, unless the response shows that this has changed.
     fn variant_names<'l>(
         &self,
-        leave: &'l Cacheability,
+        cacheability: &'l Cacheability,
         headers: &HeaderMap,
     ) -> Cow<'l, [HeaderName]> {
-        let own = &leave.varies_by;
+        let own = &cacheability.varies_by;
         let Some(known) = self.marker().and_then(|marker| vary_marker(&marker).ok()) else {
             return Cow::Borrowed(own);
         };
         // What the last response to such a request varied by: if this one does not, the handler has changed.
-        let replaced = self.lead.replaced.as_ref();
+        let replaced = self.guard.replaced.as_ref();
         let last = replaced.and_then(|entry| StoredHead::from_entry(entry).ok());
         // That a field is missing from which a name was inferred shows no such change.
         let last = last.and_then(|head| {
-            let mut names = vary::names(&head.headers, &self.plan.policy).ok()?;
+            let mut names = vary::names(&head.headers, &self.context.policy).ok()?;
             names.retain(|name| vary::is_named(&head.headers, name));
             Some(names)
         });
@@ -478,18 +488,18 @@ impl<'p> ResponseFill<'p> {
 
     /// The vary marker under the request's key, if one is known.
     fn marker(&self) -> Option<Arc<Entry>> {
-        match self.lead.cache().shared.store.peek(&self.plan.key) {
+        match self.guard.cache().shared.store.peek(&self.context.key) {
             Some(found) => found.entry.is_vary_marker().then_some(found.entry),
-            None => self.lead.marker.clone(),
+            None => self.guard.marker.clone(),
         }
     }
 
     fn fill_status(&self, status: StatusCode) -> FillStatus {
-        let is_variant = *self.lead.key() != self.plan.key;
+        let is_variant = *self.guard.key() != self.context.key;
         FillStatus {
-            outcome: self.lead.outcome(),
+            outcome: self.guard.outcome(),
             status,
-            record: self.lead.record().clone(),
+            record: self.guard.record().clone(),
             is_variant,
         }
     }
@@ -536,12 +546,12 @@ fn is_error_of_one(status: StatusCode) -> bool {
 }
 
 /// A 304, if the client has this response already.
-fn known<B: HttpBody>(parts: &Parts, asked: &RequestDirectives) -> Option<Response<Body<B>>> {
-    if parts.status != StatusCode::OK || !is_new_known(&asked.conditions, &parts.headers) {
+fn known<B: HttpBody>(parts: &Parts, directives: &RequestDirectives) -> Option<Response<Body<B>>> {
+    if parts.status != StatusCode::OK || !is_new_known(&directives.conditions, &parts.headers) {
         return None;
     }
     let head = StoredHead::storable(parts.status, &parts.headers, &[]);
-    let mut response = head.into_response_for(&Bytes::new(), asked);
+    let mut response = head.into_response_for(&Bytes::new(), directives);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());
     }

@@ -26,8 +26,9 @@ pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
     let request = Request::new(axum::body::Body::empty());
     let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
-    let asked = RequestDirectives::new(&request, policy, &IdentitySource::default(), None);
-    asked.is_ok_and(|asked| cacheability(status, headers, &asked, policy, times).is_ok())
+    let directives = RequestDirectives::new(&request, policy, &IdentitySource::default(), None);
+    directives
+        .is_ok_and(|directives| cacheability(status, headers, &directives, policy, times).is_ok())
 }
 
 pub(crate) fn is_trusted(headers: &HeaderMap) -> bool {

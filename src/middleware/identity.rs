@@ -35,7 +35,7 @@ impl KnownExtensions {
     pub(crate) fn add<T: Clone + Send + Sync + 'static>(&mut self) {
         let of_axum =
             [TypeId::of::<OriginalUri>(), TypeId::of::<MatchedPath>(), TypeId::of::<NestedPath>()];
-        let added = ExtensionType::of::<T>();
+        let added = ExtensionType::for_type::<T>();
         if !of_axum.contains(&added.id) && !self.has(added.id) {
             self.known.push(added);
         }

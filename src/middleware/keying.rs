@@ -67,8 +67,8 @@ pub(crate) struct KeySource<'r> {
 
 impl<'r> KeySource<'r> {
     /// From a request that the layer sees.
-    pub(crate) fn new<B>(request: &'r Request<B>, asked: &'r RequestDirectives) -> Self {
-        let client = asked.client_key.as_deref();
+    pub(crate) fn new<B>(request: &'r Request<B>, directives: &'r RequestDirectives) -> Self {
+        let client = directives.client_key.as_deref();
         let uri = route::uri(request);
         let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
         let has_hidden_parts = route::has_hidden_parts(request, rewritten.is_some());
@@ -77,10 +77,10 @@ impl<'r> KeySource<'r> {
             rewritten,
             routed: has_hidden_parts.then(|| request.extensions()),
             headers: request.headers(),
-            fields: asked.fields,
+            fields: directives.fields,
             client,
             variance: None,
-            content: asked.content.as_ref().map(|content| (&asked.method, content)),
+            content: directives.content.as_ref().map(|content| (&directives.method, content)),
         }
     }
 
@@ -132,7 +132,11 @@ pub(crate) fn key(space: &KeyText, of: &KeySource<'_>, policy: &Policy) -> Key {
         text.add(b"");
     }
     text.add(uri.scheme_str().unwrap_or_default().as_bytes());
-    present(&mut text, (headers, fields), (&PATH_LIKE, const { RequestFields::of(&PATH_LIKE) }));
+    present(
+        &mut text,
+        (headers, fields),
+        (&PATH_LIKE, const { RequestFields::from_fields(&PATH_LIKE) }),
+    );
     text.add(uri.path().as_bytes());
     match variance.filter(|_| rewritten.is_none()) {
         Some(variance) => counting_query(&mut text, uri.query(), variance),
@@ -212,7 +216,11 @@ fn description(text: &mut KeyText, headers: &HeaderMap, policy: &Policy) {
 fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, RequestFields)) {
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
-    present(text, (headers, fields), (&HOST_LIKE, const { RequestFields::of(&HOST_LIKE) }));
+    present(
+        text,
+        (headers, fields),
+        (&HOST_LIKE, const { RequestFields::from_fields(&HOST_LIKE) }),
+    );
 }
 
 /// Adds `Forwarded` (RFC 7239) without the host and the addresses: the scheme, and unknown parameters. Lines and elements

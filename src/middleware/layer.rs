@@ -16,8 +16,8 @@ use super::{keying, pattern, route};
 use crate::cache::names::header_pattern_fault;
 use crate::cache::{Cache, Policy, PolicyError, VaryBy};
 
-/// The default of `capture_limit`, in bytes.
-const CAPTURE_BYTES: usize = 256 << 20;
+/// The default of `buffer_limit`, in bytes.
+const BUFFER_BYTES: usize = 256 << 20;
 
 /// Puts a [`Cache`] in front of read handlers.
 ///
@@ -55,16 +55,16 @@ fn budgets(bytes: usize) -> (ByteBudget, ByteBudget) {
 impl CacheLayer {
     /// Creates a layer without policies. Until you add one, every request bypasses the cache.
     pub fn new(cache: Cache) -> Self {
-        let (rooms, content_rooms) = budgets(CAPTURE_BYTES);
+        let (budget, content_budget) = budgets(BUFFER_BYTES);
         let shared = LayerSettings {
             space: keying::space("", cache.version_text()),
             cache,
             namespace: String::new(),
             sessions: None,
-            rooms,
-            content_rooms,
+            budget,
+            content_budget,
             identity: IdentitySource::default(),
-            watch: Arc::default(),
+            recorder: Arc::default(),
             variances: VarianceTable::default(),
             unmatched: Arc::default(),
             routes: BTreeMap::new(),
@@ -184,13 +184,13 @@ impl CacheLayer {
     /// default. The content of requests ([`Policy::query_content`], [`Policy::post_reads`]) takes at most a quarter of it, so
     /// slow uploads leave room for responses. A body that does not fit is passed on whole, and the response is not stored.
     #[must_use]
-    pub fn capture_limit(mut self, bytes: usize) -> Self {
+    pub fn buffer_limit(mut self, bytes: usize) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
         if bytes == 0 {
-            let fault = "capture_limit is not used: with 0 bytes, no body would be stored";
+            let fault = "buffer_limit is not used: with 0 bytes, no body would be stored";
             shared.faults.push(fault.into());
         } else {
-            (shared.rooms, shared.content_rooms) = budgets(bytes);
+            (shared.budget, shared.content_budget) = budgets(bytes);
         }
         self
     }
@@ -224,7 +224,7 @@ impl CacheLayer {
     /// - a route with two policies;
     /// - a tag that is empty, has an unmatched brace, or has a parameter that the route does not have or has twice;
     /// - a setting with which nothing would be stored or served: a TTL or `max_staleness` of zero, a
-    ///   [`capture_limit`](Self::capture_limit) of 0 bytes;
+    ///   [`buffer_limit`](Self::buffer_limit) of 0 bytes;
     /// - a `jitter` or `audit` that is not between 0 and 1, or a negative `early_refresh`;
     /// - an invalid name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), of a
     ///   cookie (in `vary_cookies` or `ignore_cookies`) or of a query parameter, `vary` by `*`, or an unsupported field

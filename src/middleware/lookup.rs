@@ -19,7 +19,7 @@ impl<S> Exchange<S> {
     )]
     pub(crate) fn run<A>(
         self,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
@@ -27,22 +27,22 @@ impl<S> Exchange<S> {
         A: Send + 'static,
     {
         async move {
-            let mut found = plan.find(&self.routes.cache, request.headers()).await;
+            let mut found = context.find(&self.routes.cache, request.headers()).await;
             if let LookupResult::Hit(hit) = &mut found
-                && !plan.policy.shadow
-                && plan.may_serve(&hit.found.entry)
-                && let Some(response) = self.serve(hit, &plan)
+                && !context.policy.shadow
+                && context.may_serve(&hit.found.entry)
+                && let Some(response) = self.serve(hit, &context)
             {
                 let cost = hit.found.entry.life.cost;
-                if let Some(lead) = hit.take_renewal() {
-                    spawn(unattended(cost, self.renew(lead, plan, request)));
-                } else if hit.outcome != Outcome::Collapsed && plan.policy.audits_this() {
+                if let Some(guard) = hit.take_renewal() {
+                    spawn(unattended(cost, self.renew(guard, context, request)));
+                } else if hit.outcome != Outcome::Collapsed && context.policy.audits_this() {
                     let entry = hit.found.entry.clone();
-                    spawn(unattended(cost, self.audit(entry, plan, request)));
+                    spawn(unattended(cost, self.audit(entry, context, request)));
                 }
                 return Ok(response);
             }
-            self.serve_otherwise(found, plan, request).await
+            self.serve_otherwise(found, context, request).await
         }
     }
 
@@ -51,26 +51,26 @@ impl<S> Exchange<S> {
     fn serve_otherwise<A>(
         self,
         mut found: LookupResult,
-        mut plan: Box<RequestContext>,
+        mut context: Box<RequestContext>,
         mut request: Request<A>,
     ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !self.tag(&mut plan, &mut request) {
+        if !self.tag(&mut context, &mut request) {
             drop(found);
-            return Box::pin(self.uncached(BypassReason::NoParameter, plan, request));
+            return Box::pin(self.uncached(BypassReason::NoParameter, context, request));
         }
-        found.tag(&plan.ask.tags);
-        self.call_handler(found, plan, request)
+        found.tag(&context.options.tags);
+        self.call_handler(found, context, request)
     }
 
     /// Handles the result of a lookup; on a miss, calls the handler.
     fn call_handler<A>(
         self,
         found: LookupResult,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
@@ -78,13 +78,13 @@ impl<S> Exchange<S> {
         A: Send + 'static,
     {
         match found {
-            LookupResult::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
-            _ if plan.wants_only_stored() => Box::pin(ready(Ok(self.not_cached()))),
-            LookupResult::Miss(lead) if plan.asked.is_for_a_part() => {
-                Box::pin(self.compute_part(lead, plan, request))
+            LookupResult::Hit(hit) => Box::pin(self.unserved(hit, context, request)),
+            _ if context.wants_only_stored() => Box::pin(ready(Ok(self.not_cached()))),
+            LookupResult::Miss(guard) if context.directives.is_for_a_part() => {
+                Box::pin(self.compute_part(guard, context, request))
             }
-            LookupResult::Miss(lead) => Box::pin(self.compute(lead, plan, request)),
-            LookupResult::Bypass(bypass) => Box::pin(self.bypassed(bypass, plan, request)),
+            LookupResult::Miss(guard) => Box::pin(self.compute(guard, context, request)),
+            LookupResult::Bypass(bypass) => Box::pin(self.bypassed(bypass, context, request)),
         }
     }
 
@@ -93,35 +93,35 @@ impl<S> Exchange<S> {
     async fn unserved<A>(
         self,
         hit: Hit,
-        plan: Box<RequestContext>,
+        context: Box<RequestContext>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !plan.may_serve(&hit.found.entry) {
+        if !context.may_serve(&hit.found.entry) {
             drop(hit);
-            return self.uncached(BypassReason::Personal, plan, request).await;
+            return self.uncached(BypassReason::Personal, context, request).await;
         }
         let Hit { found, renew, .. } = hit;
         drop(renew);
-        if plan.policy.shadow {
-            return self.shadowed(found.entry, plan, request).await;
+        if context.policy.shadow {
+            return self.shadowed(found.entry, context, request).await;
         }
         // The head is unreadable: treat the entry as absent.
         let cache = self.routes.cache.clone();
-        cache.remove(&plan.key).await;
-        match plan.find(&cache, request.headers()).await {
+        cache.remove(&context.key).await;
+        match context.find(&cache, request.headers()).await {
             // Another request has stored a new entry meanwhile.
             LookupResult::Hit(hit) => {
-                let given = Some(&hit).filter(|hit| plan.may_serve(&hit.found.entry));
-                match given.and_then(|hit| self.serve(hit, &plan)) {
+                let given = Some(&hit).filter(|hit| context.may_serve(&hit.found.entry));
+                match given.and_then(|hit| self.serve(hit, &context)) {
                     Some(response) => Ok(response),
-                    None => self.uncached(BypassReason::Unreadable, plan, request).await,
+                    None => self.uncached(BypassReason::Unreadable, context, request).await,
                 }
             }
-            found => self.call_handler(found, plan, request).await,
+            found => self.call_handler(found, context, request).await,
         }
     }
 }

@@ -39,7 +39,7 @@ fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
     Ok(head)
 }
 
-/// Whether an entry holds an answer. Then both ways give the same, but for the time that passes between them.
+/// Whether an entry holds a response. Asserts that both ways of rendering it give the same, except for the age.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
     let tier = crate::store::Tier::Shared;
@@ -51,7 +51,7 @@ pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
         (headers, lines)
     };
     let kept =
-        RenderedHead::from_entry(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
+        RenderedHead::from_entry(entry).ok().and_then(|rendered| rendered.head(&hit)).map(timeless);
     let read = once(&hit).ok().map(timeless);
     assert_eq!(kept, read);
     read.is_some()
@@ -195,7 +195,7 @@ mod tests {
         Arc::new(Entry::new(&Key::new("t").finish(), basis, [].into(), life, parts))
     }
 
-    fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
+    fn headers_of(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
         let hit = Hit::new(Found { entry, tier: Tier::Memory }, outcome);
         head(&hit).unwrap().headers
     }
@@ -216,15 +216,15 @@ mod tests {
         let said = |outcome, age: &str, said: &str| {
             let expected = [&STORED[..], &[("age", age), ("cache-status", said)]].concat();
             // From what is kept, and then from nothing.
-            assert_eq!(answered(entry.clone(), outcome), of(&expected));
-            let alone = Entry::from_parts(
+            assert_eq!(headers_of(entry.clone(), outcome), of(&expected));
+            let entry = Entry::from_parts(
                 entry.key.clone(),
                 entry.basis,
                 [].into(),
                 entry.life,
                 (entry.head.clone(), entry.body.clone()),
             );
-            assert_eq!(answered(alone.into(), outcome), of(&expected));
+            assert_eq!(headers_of(entry.into(), outcome), of(&expected));
         };
         let (memory, shared) = (Outcome::Hit(Tier::Memory), Outcome::Hit(Tier::Shared));
         said(memory, "0", "tidegate; hit; ttl=9; detail=\"memory\"");
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn a_head_locked_by_another_thread_is_read_from_its_entry() {
         let entry = entry(of(&STORED));
-        let ready = RenderedHead::from_entry(&entry).unwrap();
-        let written = ready.stamped.write().unwrap();
-        let said = answered(entry.clone(), Outcome::Hit(Tier::Memory));
+        let rendered = RenderedHead::from_entry(&entry).unwrap();
+        let written = rendered.stamped.write().unwrap();
+        let said = headers_of(entry.clone(), Outcome::Hit(Tier::Memory));
         assert_eq!((said.len(), &said["age"]), (5, &HeaderValue::from(0)));
         drop(written);
     }
@@ -252,8 +252,8 @@ mod tests {
                 let name = http::HeaderName::try_from(format!("x{at}")).unwrap();
                 headers.insert(name, HeaderValue::from_static("1"));
             }
-            let ready = RenderedHead::from_entry(&entry(headers)).unwrap();
-            let mut stamped = ready.stamped.write().unwrap();
+            let rendered = RenderedHead::from_entry(&entry(headers)).unwrap();
+            let mut stamped = rendered.stamped.write().unwrap();
             let before = stamped.fields.capacity();
             let outcome = Outcome::Hit(Tier::Memory);
             stamped.stamp(AgeStamp { age: 1, left: 2, outcome, missed: None });
@@ -279,7 +279,7 @@ mod tests {
     fn a_stored_content_length_is_sent_and_none_is_added() {
         let stored = of(&[("content-length", "4")]);
         let hit = Outcome::Hit(Tier::Memory);
-        assert_eq!(answered(entry(stored), hit)["content-length"], "4");
-        assert!(!answered(entry(of(&STORED)), hit).contains_key("content-length"));
+        assert_eq!(headers_of(entry(stored), hit)["content-length"], "4");
+        assert!(!headers_of(entry(of(&STORED)), hit).contains_key("content-length"));
     }
 }

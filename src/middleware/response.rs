@@ -17,9 +17,9 @@ use crate::outcome::BypassReason;
 /// The response of an entry to a request with these directives.
 pub(crate) fn respond<B: http_body::Body>(
     hit: &Hit,
-    asked: &RequestDirectives,
+    directives: &RequestDirectives,
 ) -> Result<Response<Body<B>>, MalformedHead> {
-    Ok(rendered::head(hit)?.into_response_for(hit.found.entry.body(), asked))
+    Ok(rendered::head(hit)?.into_response_for(hit.found.entry.body(), directives))
 }
 
 /// A response that bypassed the cache, with the reason. Its body is polled within the scope, since it may still read.
@@ -37,23 +37,23 @@ impl StoredHead {
     pub(crate) fn into_response_for<B: http_body::Body>(
         self,
         body: &Bytes,
-        asked: &RequestDirectives,
+        directives: &RequestDirectives,
     ) -> Response<Body<B>> {
-        let is_conditional = self.status == StatusCode::OK && !asked.conditions.is_empty();
-        if is_conditional && is_known(&asked.conditions, &self.headers) {
+        let is_conditional = self.status == StatusCode::OK && !directives.conditions.is_empty();
+        if is_conditional && is_known(&directives.conditions, &self.headers) {
             return self.not_modified();
         }
-        if asked.method == Method::HEAD {
+        if directives.method == Method::HEAD {
             return self.head(body.len());
         }
-        let part = match is_conditional && range_applies(&asked.conditions, &self.headers) {
-            true => part(&asked.conditions, body.len()),
+        let part = match is_conditional && range_applies(&directives.conditions, &self.headers) {
+            true => part(&directives.conditions, body.len()),
             false => RangePart::Whole,
         };
         match part {
             RangePart::Whole => {
                 let Self { status, headers, trailers, .. } = self;
-                of(status, headers, Body::stored(body.clone(), trailers))
+                build_response(status, headers, Body::stored(body.clone(), trailers))
             }
             RangePart::Bytes(from, to) => {
                 let range = format!("bytes {from}-{}/{}", to - 1, body.len());
@@ -68,7 +68,7 @@ impl StoredHead {
         if self.status != StatusCode::NO_CONTENT {
             self.say(CONTENT_LENGTH, length.into());
         }
-        of(self.status, self.headers, Body::stored(Bytes::new(), None))
+        build_response(self.status, self.headers, Body::stored(Bytes::new(), None))
     }
 
     /// RFC 9110, section 15.4.5.
@@ -78,7 +78,7 @@ impl StoredHead {
         for name in described {
             self.headers.remove(name);
         }
-        of(StatusCode::NOT_MODIFIED, self.headers, Body::stored(Bytes::new(), None))
+        build_response(StatusCode::NOT_MODIFIED, self.headers, Body::stored(Bytes::new(), None))
     }
 
     /// RFC 9110, section 15.5.17. It is `no-store`, since a cache nearer to the client must not store this error for as
@@ -94,7 +94,7 @@ impl StoredHead {
         if let Ok(range) = HeaderValue::from_str(&format!("bytes */{length}")) {
             headers.insert(CONTENT_RANGE, range);
         }
-        of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::stored(Bytes::new(), None))
+        build_response(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::stored(Bytes::new(), None))
     }
 
     /// RFC 9110, section 15.3.7.
@@ -107,7 +107,7 @@ impl StoredHead {
         if let Ok(range) = HeaderValue::from_str(range) {
             self.say(CONTENT_RANGE, range);
         }
-        of(StatusCode::PARTIAL_CONTENT, self.headers, Body::stored(bytes, None))
+        build_response(StatusCode::PARTIAL_CONTENT, self.headers, Body::stored(bytes, None))
     }
 
     /// Adds a field, unless the map is full.
@@ -124,7 +124,7 @@ fn decides_access(name: &HeaderName) -> bool {
         || ["timing-allow-origin", "strict-transport-security"].contains(&name)
 }
 
-fn of<B: http_body::Body>(
+fn build_response<B: http_body::Body>(
     status: StatusCode,
     headers: HeaderMap,
     body: Body<B>,
@@ -140,24 +140,24 @@ mod tests {
     use super::*;
     use crate::middleware::identity::IdentitySource;
 
-    fn answered(request: http::request::Builder, head: StoredHead) -> HeaderMap {
+    fn headers_of(request: http::request::Builder, head: StoredHead) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
-        let asked = RequestDirectives::new(
+        let directives = RequestDirectives::new(
             &request,
             &crate::Policy::standard(),
             &IdentitySource::default(),
             None,
         )
         .unwrap();
-        let answer = head.into_response_for::<axum::body::Body>(&Bytes::new(), &asked);
-        answer.headers().clone()
+        let response = head.into_response_for::<axum::body::Body>(&Bytes::new(), &directives);
+        response.headers().clone()
     }
 
     #[test]
     fn a_204_response_has_no_content_length() {
         let length = |status| {
             let head = StoredHead::storable(status, &HeaderMap::new(), &[]);
-            answered(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
+            headers_of(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
         };
         assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
         assert_eq!(length(StatusCode::NO_CONTENT), None);
@@ -170,7 +170,7 @@ mod tests {
         headers.append("cache-status", HeaderValue::from_static("tidegate; hit"));
         headers.insert("x-other", HeaderValue::from_static("1"));
         let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
-        let headers = answered(http::Request::get("/").header("range", "bytes=7-"), head);
+        let headers = headers_of(http::Request::get("/").header("range", "bytes=7-"), head);
         let headers: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(headers, ["other; hit", "tidegate; hit"]);
     }
@@ -192,7 +192,7 @@ mod tests {
         }
         headers.insert("etag", HeaderValue::from_static("\"v1\""));
         let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
-        let headers = answered(http::Request::get("/").header("range", "bytes=7-"), head);
+        let headers = headers_of(http::Request::get("/").header("range", "bytes=7-"), head);
         for (name, value) in fields {
             assert_eq!(
                 headers.get(name).map(HeaderValue::as_bytes),
@@ -210,7 +210,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_static("\"v1\""));
         }
         let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
-        let headers = answered(http::Request::get("/").header("if-none-match", "\"v1\""), head);
+        let headers = headers_of(http::Request::get("/").header("if-none-match", "\"v1\""), head);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["date", "etag", "repr-digest"]);
@@ -223,7 +223,7 @@ mod tests {
             headers.append("x-many", HeaderValue::from_static("1"));
         }
         let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
-        let headers = answered(http::Request::get("/"), head);
+        let headers = headers_of(http::Request::get("/"), head);
         assert_eq!(headers.get_all("x-many").iter().count(), 40_000);
     }
 }

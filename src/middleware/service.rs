@@ -31,7 +31,7 @@ use super::rules::validation::unconditional;
 use super::session::SessionClaim;
 use super::settings::{LayerSettings, OTHERS, RouteSettings};
 use super::strict;
-use crate::cache::{Hit, LookupOptions, NoHit, Policy, Record, spawn};
+use crate::cache::{Hit, LookupOptions, Peeked, Policy, Record, spawn};
 use crate::entry::{Entry, LogPosition};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::RequestTimer;
@@ -69,39 +69,39 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let session = self.session(request.headers());
         let Some(RouteSettings { policy, traffic, .. }) = self.route(&request) else {
-            let seen = self.routes.watch.other_request(route::pattern(&request));
-            let met = Met { session, seen, is_read: false };
+            let timer = self.routes.recorder.other_request(route::pattern(&request));
+            let met = Met { session, timer, is_read: false };
             return self.bypass(BypassReason::NoPolicy, met, request);
         };
-        let seen = self.routes.watch.request(traffic);
-        let met = Met { session, seen, is_read: false };
+        let timer = self.routes.recorder.request(traffic);
+        let met = Met { session, timer, is_read: false };
         let (client, request) = identity::client(policy, request);
-        let asked = RequestDirectives::new(&request, policy, &self.routes.identity, client);
-        let limit = match &asked {
-            Ok(asked) if is_get(&asked.method) => None,
+        let directives = RequestDirectives::new(&request, policy, &self.routes.identity, client);
+        let limit = match &directives {
+            Ok(directives) if is_get(&directives.method) => None,
             Ok(_) => content_limit(&request, policy),
             Err(reason) => content_limit_of_bypass(&request, policy, *reason),
         };
-        match (asked, limit) {
-            (asked, Some(limit)) => {
+        match (directives, limit) {
+            (directives, Some(limit)) => {
                 let policy = policy.clone();
-                self.by_content((policy, limit), asked, met, request)
+                self.by_content((policy, limit), directives, met, request)
             }
-            (Ok(asked), None) => {
+            (Ok(directives), None) => {
                 let policy = policy.clone();
-                self.respond(policy, asked, met, request)
+                self.respond(policy, directives, met, request)
             }
             (Err(reason), None) => self.bypass(reason, met, request),
         }
     }
 }
 
-/// What is known about a request besides what it asks of the cache.
+/// What is known about a request besides its directives.
 struct Met {
     /// The position that its session must see.
     session: Option<LogPosition>,
     /// Its timer, if traffic is recorded.
-    seen: Option<RequestTimer>,
+    timer: Option<RequestTimer>,
     /// Whether it is a POST request that only reads, according to its policy.
     is_read: bool,
 }
@@ -112,7 +112,7 @@ struct Met {
 /// part that is withheld.
 fn only_reads<A>(
     (policy, identity): (&Policy, &IdentitySource),
-    asked: Option<&RequestDirectives>,
+    directives: Option<&RequestDirectives>,
     request: Request<A>,
     content: &[u8],
 ) -> (bool, Request<A>) {
@@ -120,8 +120,8 @@ fn only_reads<A>(
     let (parts, body) = request.into_parts();
     let route = parts.extensions.get::<MatchedPath>().map_or(OTHERS, MatchedPath::as_str);
     let is_read = post.only_reads(route, &parts, content)
-        && asked
-            .and_then(|asked| head_for_handler(&parts, (policy, asked), identity))
+        && directives
+            .and_then(|directives| head_for_handler(&parts, (policy, directives), identity))
             .is_none_or(|head| post.only_reads(route, &head, content));
     (is_read, Request::from_parts(parts, body))
 }
@@ -129,7 +129,7 @@ fn only_reads<A>(
 /// A request's head as the handler would get it, if that differs.
 fn head_for_handler(
     parts: &Parts,
-    (policy, asked): (&Policy, &RequestDirectives),
+    (policy, directives): (&Policy, &RequestDirectives),
     identity: &IdentitySource,
 ) -> Option<Parts> {
     let request = Request::from_parts(parts.clone(), ());
@@ -138,7 +138,7 @@ fn head_for_handler(
         true => Some(strict::extensions(&request, (policy, identity))?),
         false => None,
     };
-    let request = to_handler_request(request, (policy, asked), extensions.as_ref());
+    let request = to_handler_request(request, (policy, directives), extensions.as_ref());
     // A POST request is never sent with the validators of a stored response.
     let (head, ()) = unconditional(request, None).into_parts();
     let is_same = extensions.is_none()
@@ -186,48 +186,48 @@ impl<S> CacheService<S> {
         self.routes.route(route::pattern(request))
     }
 
-    fn plan<A>(
+    fn context<A>(
         &self,
         request: &Request<A>,
         policy: Arc<Policy>,
-        (ask, asked): (LookupOptions, RequestDirectives),
+        (options, directives): (LookupOptions, RequestDirectives),
     ) -> RequestContext {
-        let (key, variance) = self.routes.key(&KeySource::new(request, &asked), &policy);
-        let (extensions, place) = (None, None);
-        RequestContext { key, policy, ask, asked, extensions, variance, place }
+        let (key, variance) = self.routes.key(&KeySource::new(request, &directives), &policy);
+        let (extensions, request_target) = (None, None);
+        RequestContext { key, policy, options, directives, extensions, variance, request_target }
     }
 
     /// Serves from the cache, or fills it.
     fn respond<A>(
         &mut self,
         policy: Arc<Policy>,
-        asked: RequestDirectives,
-        Met { session, seen, .. }: Met,
+        directives: RequestDirectives,
+        Met { session, timer, .. }: Met,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        let ask = LookupOptions {
-            observer: seen.as_ref().map(RequestTimer::observer),
-            limits: asked.limits,
-            is_identified: !asked.is_of_anybody(),
+        let options = LookupOptions {
+            observer: timer.as_ref().map(RequestTimer::observer),
+            limits: directives.limits,
+            is_identified: !directives.is_of_anybody(),
             ..LookupOptions::for_request(session)
         };
-        let mut plan = self.plan(&request, policy, (ask, asked));
-        match self.serve_from_memory(&mut plan, seen.as_ref(), request.headers()) {
+        let mut context = self.context(&request, policy, (options, directives));
+        match self.serve_from_memory(&mut context, timer.as_ref(), request.headers()) {
             Some((response, entry)) => {
-                if plan.policy.audits_this() {
+                if context.policy.audits_this() {
                     let cost = entry.life.cost;
                     spawn(unattended(
                         cost,
-                        self.exchange(None).audit(entry, Box::new(plan), request),
+                        self.exchange(None).audit(entry, Box::new(context), request),
                     ));
                 }
                 ResponseFuture::ready(response)
             }
-            None => self.respond_later(plan, seen, request),
+            None => self.respond_later(context, timer, request),
         }
     }
 
@@ -236,7 +236,7 @@ impl<S> CacheService<S> {
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),
-        mut asked: Result<RequestDirectives, BypassReason>,
+        mut directives: Result<RequestDirectives, BypassReason>,
         mut met: Met,
         mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -249,46 +249,48 @@ impl<S> CacheService<S> {
         }
         let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
         ResponseFuture::pending(Box::pin(async move {
-            let room = service.routes.content_rooms.room();
-            let content = content::read(&mut request, (limit, room)).await;
+            let share = service.routes.content_budget.share();
+            let content = content::read(&mut request, (limit, share)).await;
             let Some(content) = content else {
                 return service.bypass(BypassReason::Body, met, request).await;
             };
-            if let Ok(asked) = &mut asked {
-                asked.content = Some(blake3::hash(&content));
+            if let Ok(directives) = &mut directives {
+                directives.content = Some(blake3::hash(&content));
             }
             if *request.method() == Method::POST {
                 let judge = (&*policy, &service.routes.identity);
-                (met.is_read, request) = only_reads(judge, asked.as_ref().ok(), request, &content);
+                (met.is_read, request) =
+                    only_reads(judge, directives.as_ref().ok(), request, &content);
             }
             let may_write = *request.method() == Method::POST && !met.is_read;
             // From now on only the request's own body holds the bytes, until the handler has read it.
             drop(content);
-            let answered = match asked {
+            let result = match directives {
                 _ if may_write => service.bypass(BypassReason::Method, met, request),
-                Ok(asked) => service.respond(policy, asked, met, request),
+                Ok(directives) => service.respond(policy, directives, met, request),
                 Err(reason) => service.bypass(reason, met, request),
             };
-            answered.await
+            result.await
         }))
     }
 
     /// The response from memory, if there is one that may be served, and its entry.
     fn serve_from_memory<B: HttpBody>(
         &self,
-        plan: &mut RequestContext,
-        seen: Option<&RequestTimer>,
+        context: &mut RequestContext,
+        timer: Option<&RequestTimer>,
         headers: &HeaderMap,
     ) -> Option<(Response<Body<B>>, Arc<Entry>)> {
-        if plan.policy.shadow {
+        if context.policy.shadow {
             return None;
         }
-        let hit =
-            self.hit_in_memory(plan, headers).filter(|hit| plan.may_serve(&hit.found.entry))?;
-        let response = respond(&hit, &plan.asked).ok()?;
-        self.routes.cache.serves(&hit, &plan.policy);
-        if let Some(seen) = seen {
-            seen.end(hit.outcome);
+        let hit = self
+            .hit_in_memory(context, headers)
+            .filter(|hit| context.may_serve(&hit.found.entry))?;
+        let response = respond(&hit, &context.directives).ok()?;
+        self.routes.cache.serves(&hit, &context.policy);
+        if let Some(timer) = timer {
+            timer.end(hit.outcome);
         }
         Some((response, hit.found.entry))
     }
@@ -296,8 +298,8 @@ impl<S> CacheService<S> {
     /// Responds in a boxed future, which can wait.
     fn respond_later<A>(
         &mut self,
-        plan: RequestContext,
-        seen: Option<RequestTimer>,
+        context: RequestContext,
+        timer: Option<RequestTimer>,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -305,22 +307,31 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         self.routes.note_pattern(&request);
-        let steps = self.exchange(seen);
+        let steps = self.exchange(timer);
         let span =
-            tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
-        let tag_fields = plan.policy.tag_fields.clone();
-        withholding(tag_fields, steps.run(Box::new(plan), request).instrument(span))
+            tracing::debug_span!("tidegate", key = %context.key, outcome = tracing::field::Empty);
+        let tag_fields = context.policy.tag_fields.clone();
+        withholding(tag_fields, steps.run(Box::new(context), request).instrument(span))
     }
 
-    /// Looks in memory under the request's key, following a vary marker. Notes if there is no entry under that key.
-    fn hit_in_memory(&self, plan: &mut RequestContext, headers: &HeaderMap) -> Option<Hit> {
+    /// Looks in memory under the request's key, following a vary marker. Notes what was found under the request's key.
+    fn hit_in_memory(&self, context: &mut RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
-        let looked = cache.lookup_in_memory(&plan.key, &plan.policy, &plan.ask);
-        plan.ask.is_absent = matches!(looked, Err(NoHit::Absent));
-        let hit = looked.ok()?;
-        match plan.variant_key(&hit.found.entry, headers) {
+        let looked = cache.lookup_in_memory(&context.key, &context.policy, &context.options);
+        let hit = match looked {
+            Ok(hit) => hit,
+            Err(peeked) => {
+                context.options.peeked = peeked;
+                return None;
+            }
+        };
+        match context.variant_key(&hit.found.entry, headers) {
             Some(key) => {
-                let variant = cache.lookup_in_memory(&key, &plan.policy, &plan.ask).ok()?;
+                let Ok(variant) = cache.lookup_in_memory(&key, &context.policy, &context.options)
+                else {
+                    context.options.peeked = Peeked::Found(hit.found);
+                    return None;
+                };
                 variant.found.entry.note_use();
                 Some(variant)
             }
@@ -333,7 +344,7 @@ impl<S> CacheService<S> {
     fn bypass<A>(
         &mut self,
         reason: BypassReason,
-        Met { session, seen, is_read }: Met,
+        Met { session, timer, is_read }: Met,
         mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -344,28 +355,29 @@ impl<S> CacheService<S> {
         let only_stored =
             |route: &RouteSettings| wants_only_stored(&request, &route.policy, is_read);
         if self.route(&request).is_some_and(only_stored) {
-            return ResponseFuture::ready(self.exchange(seen).not_cached());
+            return ResponseFuture::ready(self.exchange(timer).not_cached());
         }
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
-        let simulated = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
-        let simulated = simulated.and_then(|seen| self.routes.simulated_request(&request, seen));
-        let observer = simulated.as_ref().and(seen.as_ref()).map(RequestTimer::observer);
+        let simulated = timer.as_ref().filter(|_| reason == BypassReason::NoPolicy);
+        let simulated = simulated.and_then(|timer| self.routes.simulated_request(&request, timer));
+        let observer = simulated.as_ref().and(timer.as_ref()).map(RequestTimer::observer);
         let policy = self.route(&request).map(|route| route.policy.clone());
-        let ask = LookupOptions { observer, ..LookupOptions::for_request(session) };
+        let options = LookupOptions { observer, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);
-        let record = self.record(&mut request, policy.as_deref(), (ask, may_write));
+        let record = self.record(&mut request, policy.as_deref(), (options, may_write));
         let written = (!is_read).then(|| self.written(&request, policy.as_deref())).flatten();
         let tag_fields =
             policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
         // Only if called for the response of another route, which then depends on the tags of this one.
         let policy = policy.filter(|_| !Record::is_in_none());
         let is_part = policy.as_ref().is_some_and(|policy| policy.is_standard);
-        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
+        let is_looked_at =
+            written.is_some() || !tag_fields.is_empty() || timer.is_some() || is_part;
         if self.routes.sessions.is_none() && !is_looked_at {
             let inner = record.enter(|| self.inner.call(request));
             return ResponseFuture::bypassed(inner, reason, record);
         }
-        let steps = self.exchange(seen);
+        let steps = self.exchange(timer);
         let passing = BypassContext { reason, record, may_write, policy, written, simulated };
         withholding(tag_fields, steps.bypass(passing, request)).begun()
     }
@@ -375,17 +387,17 @@ impl<S> CacheService<S> {
         &self,
         request: &mut Request<A>,
         policy: Option<&Policy>,
-        (ask, may_write): (LookupOptions, bool),
+        (options, may_write): (LookupOptions, bool),
     ) -> Record {
         let cache = &self.routes.cache;
         if may_write {
-            return cache.record_of_write(ask);
+            return cache.record_of_write(options);
         }
-        let record = cache.record(None, ask);
+        let record = cache.record(None, options);
         if let Some(policy) = policy.filter(|_| !Record::is_in_none()) {
             let mut tags = route::tags(request, policy);
             if let Some(tags) = &mut tags {
-                tags.extend(self.routes.page(request, policy).map(|(_, tag)| tag));
+                tags.extend(self.routes.invalidation_target(request, policy).map(|(_, tag)| tag));
             }
             record.note_policy(policy, tags.as_deref());
         }
@@ -407,11 +419,11 @@ impl<S> CacheService<S> {
         Some(InvalidatedByWrite::new(target, policy.is_some_and(|policy| policy.is_standard)))
     }
 
-    fn exchange(&mut self, seen: Option<RequestTimer>) -> Exchange<S>
+    fn exchange(&mut self, timer: Option<RequestTimer>) -> Exchange<S>
     where
         S: Clone,
     {
-        Exchange { inner: self.ready_inner(), routes: self.routes.clone(), seen }
+        Exchange { inner: self.ready_inner(), routes: self.routes.clone(), timer }
     }
 
     /// Takes the service that was polled ready, and leaves a clone in its place.

@@ -28,12 +28,12 @@ pub(crate) struct LayerSettings {
     /// The first parts of this layer's keys.
     pub(crate) space: KeyText,
     pub(crate) sessions: Option<Sessions>,
-    pub(crate) rooms: ByteBudget,
+    pub(crate) budget: ByteBudget,
     /// The part of it that requests' content may take.
-    pub(crate) content_rooms: ByteBudget,
-    /// What says who the client is.
+    pub(crate) content_budget: ByteBudget,
+    /// How a request identifies its client.
     pub(crate) identity: IdentitySource,
-    pub(crate) watch: Arc<TrafficRecorder>,
+    pub(crate) recorder: Arc<TrafficRecorder>,
     pub(crate) variances: VarianceTable,
     pub(super) unmatched: Arc<PatternWatch>,
     pub(super) routes: BTreeMap<String, RouteSettings>,
@@ -43,7 +43,7 @@ pub(crate) struct LayerSettings {
     pub(super) faults: Vec<String>,
 }
 
-/// One route: what it asks of the cache, and what it has seen.
+/// One route: its policy and its traffic.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteSettings {
     pub(crate) policy: Arc<Policy>,
@@ -52,7 +52,7 @@ pub(crate) struct RouteSettings {
     is_matched: Arc<AtomicBool>,
 }
 
-/// What stands in place of a pattern for the policy of all that have none of their own.
+/// Stands in place of a pattern: the default policy, for all routes without a policy of their own.
 pub(crate) const OTHERS: &str = "(default)";
 
 impl RouteSettings {
@@ -68,7 +68,7 @@ impl RouteSettings {
 }
 
 impl LayerSettings {
-    /// What is asked for a route's pattern, if it is to be cached.
+    /// The settings of a route, by its pattern, if it has a policy.
     pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&RouteSettings> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
     }

@@ -67,10 +67,10 @@ pub(crate) fn miss_member(
     (outcome, is_variant): (Outcome, bool),
     status: StatusCode,
     record: &Record,
-    fate: StoreOutcome<'_>,
+    store_outcome: StoreOutcome<'_>,
 ) -> String {
     let (server, why) = (record.server(), record.why_primary());
-    let uncacheable = match fate {
+    let uncacheable = match store_outcome {
         StoreOutcome::NotStored(uncacheable) => Some(uncacheable.token),
         StoreOutcome::Stored | StoreOutcome::Undecided => None,
     };
@@ -80,7 +80,7 @@ pub(crate) fn miss_member(
     let why_forwarded =
         if is_variant && outcome == absent { "vary-miss" } else { forwarded(outcome) };
     say(&["tidegate; fwd=", why_forwarded, "; fwd-status=", status.as_str()]);
-    if matches!(fate, StoreOutcome::Stored) {
+    if matches!(store_outcome, StoreOutcome::Stored) {
         say(&["; stored"]);
     }
     say(&["; detail=\"", outcome.token()]);

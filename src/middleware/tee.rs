@@ -19,7 +19,7 @@ pub(crate) struct TeeBody<B: HttpBody> {
     body: Option<Pin<Box<B>>>,
     /// The scope of the reads that the body makes.
     record: Record,
-    capture: TimedBuffer,
+    buffer: TimedBuffer,
     /// Frames that were read and not yet sent.
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
     ended: bool,
@@ -39,33 +39,33 @@ where
     B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
 {
     /// Buffers a body. If the client disconnects, the rest is read for the buffer's `finish` time.
-    pub(crate) fn new(body: B, capture: Box<BodyBuffer>) -> Self {
+    pub(crate) fn new(body: B, buffer: Box<BodyBuffer>) -> Self {
         let finish =
-            (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, Box<BodyBuffer>));
-        let record = capture.record().clone();
-        let (body, capture) = (Some(Box::pin(body)), TimedBuffer::new(capture));
-        Self { body, record, capture, ahead: VecDeque::new(), ended: false, finish }
+            (!buffer.finish.is_zero()).then_some(Self::finish as fn(Self, Box<BodyBuffer>));
+        let record = buffer.record().clone();
+        let (body, buffer) = (Some(Box::pin(body)), TimedBuffer::new(buffer));
+        Self { body, record, buffer, ahead: VecDeque::new(), ended: false, finish }
     }
 
     /// Reads the rest for the cache in the background, since the client needs no body. It has not disconnected, so the
     /// policy's `finish` does not apply.
     pub(crate) fn read_on(mut self) {
         self.finish = None;
-        if let Some(capture) = self.capture.take() {
-            self.read_within(SLOWEST, capture);
+        if let Some(buffer) = self.buffer.take() {
+            self.read_within(SLOWEST, buffer);
         }
     }
 
-    fn finish(self, capture: Box<BodyBuffer>) {
-        let limit = capture.finish;
-        self.read_within(limit, capture);
+    fn finish(self, buffer: Box<BodyBuffer>) {
+        let limit = buffer.finish;
+        self.read_within(limit, buffer);
     }
 
-    fn read_within(mut self, limit: Duration, capture: Box<BodyBuffer>) {
-        self.capture.put_back(capture);
+    fn read_within(mut self, limit: Duration, buffer: Box<BodyBuffer>) {
+        self.buffer.put_back(buffer);
         let rest = async move {
             let read = poll_fn(|cx| {
-                while self.capture.is_some() {
+                while self.buffer.is_some() {
                     match self.poll_body(cx) {
                         Poll::Ready(TeeStep { frame: Some(Ok(_)), end: None }) => {}
                         Poll::Ready(_) => break,
@@ -86,7 +86,7 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
         while let Poll::Ready(step) = self.poll_body(cx) {
             let last = step.frame.is_none();
             self.ahead.extend(step.frame);
-            if step.end.is_some() || last || !self.capture.is_some() {
+            if step.end.is_some() || last || !self.buffer.is_some() {
                 return step.end;
             }
         }
@@ -96,7 +96,7 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
     /// Starts streaming, since not all of the body was available at once: to the client, or else to the cache alone.
     pub(crate) fn begin_streaming(&mut self, to_client: bool) {
         let is_measured = self.size_hint().exact().is_some();
-        self.capture.streams(is_measured, to_client);
+        self.buffer.streams(is_measured, to_client);
     }
 
     pub(crate) fn poll_frame(
@@ -116,28 +116,28 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
         let polled = |body: &mut Pin<Box<B>>, cx: &mut Context<'_>| {
             self.record.sync_scope(|| body.as_mut().poll_frame(cx))
         };
-        let Some(mut capture) = self.capture.take() else {
+        let Some(mut buffer) = self.buffer.take() else {
             return polled(body, cx).map(|frame| TeeStep { frame, end: None });
         };
         let Poll::Ready(frame) = polled(body, cx) else {
-            self.capture.put_back(capture);
+            self.buffer.put_back(buffer);
             return Poll::Pending;
         };
         let end = match &frame {
-            None => Some(capture.end()),
+            None => Some(buffer.end()),
             // An incomplete body is not stored. A waiting request takes over.
             Some(Err(_)) => {
                 self.record.refuse(&Uncacheable::new("incomplete", "the body ended with an error"));
                 None
             }
-            Some(Ok(frame)) => match capture.take(frame) {
+            Some(Ok(frame)) => match buffer.take(frame) {
                 // The client may recognize this frame as the last one too, and must then find the response in the cache.
-                Ok(()) if body.is_end_stream() || capture.is_whole() => Some(capture.end()),
+                Ok(()) if body.is_end_stream() || buffer.is_whole() => Some(buffer.end()),
                 Ok(()) => {
-                    self.capture.put_back(capture);
+                    self.buffer.put_back(buffer);
                     None
                 }
-                Err(uncacheable) => Some(BufferOutcome::NotKept(capture.refuse(uncacheable))),
+                Err(uncacheable) => Some(BufferOutcome::NotKept(buffer.refuse(uncacheable))),
             },
         };
         self.ended = frame.is_none() || body.is_end_stream();
@@ -164,12 +164,12 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
 
 impl<B: HttpBody> Drop for TeeBody<B> {
     fn drop(&mut self) {
-        let (Some(finish), Some(capture)) = (self.finish.take(), self.capture.take()) else {
+        let (Some(finish), Some(buffer)) = (self.finish.take(), self.buffer.take()) else {
             return;
         };
-        let held = self.capture.hand_over();
+        let held = self.buffer.hand_over();
         let (body, record, ended) = (self.body.take(), self.record.clone(), self.ended);
         let ahead = VecDeque::new();
-        finish(Self { body, record, capture: held, ahead, ended, finish: None }, capture);
+        finish(Self { body, record, buffer: held, ahead, ended, finish: None }, buffer);
     }
 }

@@ -21,81 +21,81 @@ const LINGERING: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct TimedBuffer {
     state: Arc<Mutex<TimedBufferState>>,
-    watch: Option<AbortHandle>,
+    timeout: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
 struct TimedBufferState {
-    capture: Option<Box<BodyBuffer>>,
+    buffer: Option<Box<BodyBuffer>>,
     late: bool,
 }
 
 impl TimedBuffer {
-    pub(crate) fn new(capture: Box<BodyBuffer>) -> Self {
-        let state = TimedBufferState { capture: Some(capture), late: false };
-        Self { state: Arc::new(Mutex::new(state)), watch: None }
+    pub(crate) fn new(buffer: Box<BodyBuffer>) -> Self {
+        let state = TimedBufferState { buffer: Some(buffer), late: false };
+        Self { state: Arc::new(Mutex::new(state)), timeout: None }
     }
 
     /// Starts the time limit, as from now on the body arrives at the client's pace. Another task enforces the limit, since
     /// the body of a client that reads nothing is not polled.
     pub(crate) fn streams(&mut self, is_measured: bool, to_client: bool) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if let Some(capture) = &mut lock(&self.state).capture {
-            capture.streams(is_measured, to_client);
-            let watch = watch(Arc::downgrade(&self.state), sleep(SLOWEST));
-            self.watch = Some(runtime.spawn(watch).abort_handle());
+        if let Some(buffer) = &mut lock(&self.state).buffer {
+            buffer.streams(is_measured, to_client);
+            let timeout = timeout(Arc::downgrade(&self.state), sleep(SLOWEST));
+            self.timeout = Some(runtime.spawn(timeout).abort_handle());
         }
     }
 
     pub(crate) fn is_some(&self) -> bool {
-        lock(&self.state).capture.is_some()
+        lock(&self.state).buffer.is_some()
     }
 
     pub(crate) fn take(&mut self) -> Option<Box<BodyBuffer>> {
-        lock(&self.state).capture.take()
+        lock(&self.state).buffer.take()
     }
 
     /// Moves the buffer and its time limit to the task that reads the rest after the client has disconnected.
     pub(crate) fn hand_over(&mut self) -> Self {
-        Self { state: self.state.clone(), watch: self.watch.take() }
+        Self { state: self.state.clone(), timeout: self.timeout.take() }
     }
 
     /// Puts the buffer back, or rejects it if its time is over.
-    pub(crate) fn put_back(&mut self, capture: Box<BodyBuffer>) {
+    pub(crate) fn put_back(&mut self, buffer: Box<BodyBuffer>) {
         let mut state = lock(&self.state);
         if state.late {
             drop(state);
-            capture.refuse(too_slow());
+            buffer.refuse(too_slow());
         } else {
-            state.capture = Some(capture);
+            state.buffer = Some(buffer);
         }
     }
 }
 
 impl Drop for TimedBuffer {
     fn drop(&mut self) {
-        if let Some(watch) = self.watch.take() {
-            watch.abort();
+        if let Some(timeout) = self.timeout.take() {
+            timeout.abort();
         }
     }
 }
 
-async fn watch(held: Weak<Mutex<TimedBufferState>>, late: Sleep) {
+async fn timeout(held: Weak<Mutex<TimedBufferState>>, late: Sleep) {
     sleep(LINGERING).await;
     if let Some(state) = held.upgrade()
-        && let Some(capture) = &mut lock(&state).capture
+        && let Some(buffer) = &mut lock(&state).buffer
     {
-        capture.lingers();
+        buffer.lingers();
     }
     late.await;
     let Some(state) = held.upgrade() else { return };
-    let capture = {
+    let buffer = {
         let mut state = lock(&state);
         state.late = true;
-        state.capture.take()
+        state.buffer.take()
     };
-    if let Some(capture) = capture {
-        capture.refuse(too_slow());
+    if let Some(buffer) = buffer {
+        buffer.refuse(too_slow());
     }
 }
 

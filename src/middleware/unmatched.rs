@@ -81,16 +81,16 @@ impl PatternWatch {
             (true, true) => "no request had a MatchedPath: add the layer with axum's Router::layer",
             (true, false) => "no route with a similar pattern had requests and no policy",
         };
-        let told = format!(
+        let message = format!(
             "a CacheLayer has a policy for this pattern, and none of at least {ENOUGH} requests that were not served \
              from memory has matched it; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
              nested routers; axum sets no MatchedPath for a fallback or for the service in a nest_service (use \
              CacheLayer::default_policy, or CacheLayer::with_policy around that service); {hint}"
         );
         if has_none || !similar.is_empty() {
-            tracing::warn!(pattern, similar, "{told}");
+            tracing::warn!(pattern, similar, "{message}");
         } else {
-            tracing::info!(pattern, similar, "{told}");
+            tracing::info!(pattern, similar, "{message}");
         }
     }
 }

@@ -355,9 +355,9 @@ mod tests {
     /// A store with a configurable result that counts its calls.
     #[derive(Debug, Default)]
     struct Mock {
-        asked: AtomicUsize,
-        fate: std::sync::Mutex<Fate>,
-        /// How many calls are slow, whatever the fate.
+        calls: AtomicUsize,
+        mock_state: std::sync::Mutex<MockState>,
+        /// How many calls are slow, whatever the state.
         slow_calls: AtomicUsize,
         is_large: AtomicBool,
         /// How many results are missing in a batch.
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[derive(Clone, Copy, Debug, Default)]
-    enum Fate {
+    enum MockState {
         #[default]
         Well,
         Slow,
@@ -380,18 +380,19 @@ mod tests {
 
         fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
             Box::pin(async {
-                self.asked.fetch_add(1, Ordering::SeqCst);
+                self.calls.fetch_add(1, Ordering::SeqCst);
                 let order = Ordering::SeqCst;
                 let slow = self.slow_calls.fetch_update(order, order, |left| left.checked_sub(1));
-                let fate = if slow.is_ok() { Fate::Slow } else { *self.fate.lock().unwrap() };
-                match fate {
-                    Fate::Well => Ok(None),
-                    Fate::Slow => {
+                let mock_state =
+                    if slow.is_ok() { MockState::Slow } else { *self.mock_state.lock().unwrap() };
+                match mock_state {
+                    MockState::Well => Ok(None),
+                    MockState::Slow => {
                         sleep(Duration::from_secs(60)).await;
                         Ok(None)
                     }
-                    Fate::Fails => Err(StoreError::Backend("down".into())),
-                    Fate::Undecodable => Err(StoreError::Decode(DecodeError::Checksum)),
+                    MockState::Fails => Err(StoreError::Backend("down".into())),
+                    MockState::Undecodable => Err(StoreError::Decode(DecodeError::Checksum)),
                 }
             })
         }
@@ -433,15 +434,15 @@ mod tests {
         }
     }
 
-    fn guarded_mock(fate: Fate) -> (Guard, Arc<Mock>, Key) {
+    fn guarded_mock(mock_state: MockState) -> (Guard, Arc<Mock>, Key) {
         let mock = Arc::new(Mock::default());
-        *mock.fate.lock().unwrap() = fate;
+        *mock.mock_state.lock().unwrap() = mock_state;
         let guard = Guard::new(mock.clone()).breaker(3, COOL_DOWN);
         (guard, mock, Key::new("t").finish())
     }
 
-    fn asked(mock: &Mock) -> usize {
-        mock.asked.load(Ordering::SeqCst)
+    fn calls(mock: &Mock) -> usize {
+        mock.calls.load(Ordering::SeqCst)
     }
 
     #[cfg(feature = "memory")]
@@ -458,23 +459,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_store_times_out_and_is_then_skipped() {
-        let (guard, mock, key) = guarded_mock(Fate::Slow);
+        let (guard, mock, key) = guarded_mock(MockState::Slow);
         for _ in 0..3 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Timeout(_))));
         }
         assert!(matches!(guard.get(&key).await, Err(StoreError::Open)));
-        assert_eq!(asked(&mock), 3);
+        assert_eq!(calls(&mock), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn timeouts_of_large_values_do_not_open_the_breaker_and_other_errors_do() {
-        let (guard, mock, key) = guarded_mock(Fate::Slow);
+        let (guard, mock, key) = guarded_mock(MockState::Slow);
         mock.is_large.store(true, Ordering::SeqCst);
         for _ in 0..5 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Timeout(_))));
         }
         assert!(!guard.is_open());
-        *mock.fate.lock().unwrap() = Fate::Fails;
+        *mock.mock_state.lock().unwrap() = MockState::Fails;
         for _ in 0..3 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Backend(_))));
         }
@@ -483,8 +484,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_that_fails_counts_as_one_failure_and_fails_for_each_key() {
-        for fate in [Fate::Fails, Fate::Slow] {
-            let (guard, mock, key) = guarded_mock(fate);
+        for mock_state in [MockState::Fails, MockState::Slow] {
+            let (guard, mock, key) = guarded_mock(mock_state);
             // Several commands.
             let keys = vec![&key; 5 * MOST_TOGETHER];
             let batch = async || guard.get_many(&keys).await;
@@ -493,24 +494,24 @@ mod tests {
                 let found = batch().await;
                 assert_eq!(found.len(), keys.len());
                 for found in found {
-                    match fate {
-                        Fate::Slow => assert!(matches!(found, Err(StoreError::Timeout(_)))),
+                    match mock_state {
+                        MockState::Slow => assert!(matches!(found, Err(StoreError::Timeout(_)))),
                         _ => assert!(matches!(found, Err(StoreError::Backend(_)))),
                     }
                 }
             }
-            let asked_before = asked(&mock);
+            let asked_before = calls(&mock);
             let found = batch().await;
             assert!(guard.is_open() && found.len() == keys.len());
             assert!(found.iter().all(|found| matches!(found, Err(StoreError::Open))));
-            assert_eq!(asked(&mock), asked_before);
-            *mock.fate.lock().unwrap() = Fate::Well;
+            assert_eq!(calls(&mock), asked_before);
+            *mock.mock_state.lock().unwrap() = MockState::Well;
             advance(COOL_DOWN * 2).await;
             let found = batch().await;
             assert!(found.iter().all(Result::is_ok), "the whole batch is the probe");
             assert!(!guard.is_open());
         }
-        let (guard, _mock, key) = guarded_mock(Fate::Undecodable);
+        let (guard, _mock, key) = guarded_mock(MockState::Undecodable);
         for _ in 0..20 {
             let found = guard.get_many(&[&key, &key]).await;
             assert!(found.iter().all(|found| matches!(found, Err(StoreError::Decode(_)))));
@@ -520,7 +521,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_split_so_that_a_slow_part_fails_alone() {
-        let (guard, mock, key) = guarded_mock(Fate::Well);
+        let (guard, mock, key) = guarded_mock(MockState::Well);
         let keys = vec![&key; 2 * MOST_TOGETHER + 1];
         mock.slow_calls.store(MOST_TOGETHER, Ordering::SeqCst);
         let found = guard.get_many(&keys).await;
@@ -532,17 +533,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_value_of_a_batch_times_out_alone() {
-        let (guard, mock, key) = guarded_mock(Fate::Well);
+        let (guard, mock, key) = guarded_mock(MockState::Well);
         mock.is_large.store(true, Ordering::SeqCst);
         mock.slow_calls.store(1, Ordering::SeqCst);
         let found = guard.get_many(&[&key; 3]).await;
         assert!(matches!(&found[..], [Err(StoreError::Timeout(_)), Ok(None), Ok(None)]));
-        *mock.fate.lock().unwrap() = Fate::Slow;
+        *mock.mock_state.lock().unwrap() = MockState::Slow;
         for _ in 0..5 {
             guard.get_many(&[&key; 3]).await;
         }
         assert!(!guard.is_open(), "these timeouts say nothing");
-        *mock.fate.lock().unwrap() = Fate::Fails;
+        *mock.mock_state.lock().unwrap() = MockState::Fails;
         for batches in 0..3 {
             assert!(!guard.is_open(), "after {batches} batches");
             guard.get_many(&[&key; 9]).await;
@@ -552,7 +553,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_with_the_wrong_number_of_results_is_an_error_for_each_key() {
-        let (guard, mock, key) = guarded_mock(Fate::Well);
+        let (guard, mock, key) = guarded_mock(MockState::Well);
         mock.leaves_out.store(1, Ordering::SeqCst);
         let found = guard.get_many(&[&key; 3]).await;
         assert_eq!(found.len(), 3);
@@ -561,7 +562,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_batch_is_no_call() {
-        let (guard, _mock, key) = guarded_mock(Fate::Fails);
+        let (guard, _mock, key) = guarded_mock(MockState::Fails);
         for _ in 0..3 {
             assert!(guard.get_many(&[]).await.is_empty());
             assert!(guard.get(&key).await.is_err());
@@ -582,53 +583,53 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_the_cool_down_one_probe_decides_for_all() {
-        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        let (guard, mock, key) = guarded_mock(MockState::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
         }
         advance(COOL_DOWN * 2).await;
-        *mock.fate.lock().unwrap() = Fate::Slow;
+        *mock.mock_state.lock().unwrap() = MockState::Slow;
         let probe = tokio::spawn({
             let (guard, key) = (guard.clone(), key.clone());
             async move { guard.get(&key).await.is_err() }
         });
-        while asked(&mock) < 4 {
+        while calls(&mock) < 4 {
             tokio::task::yield_now().await;
         }
         assert!(matches!(guard.get(&key).await, Err(StoreError::Open)), "one at a time");
         assert!(probe.await.unwrap());
         assert!(guard.is_open(), "the probe failed");
         advance(COOL_DOWN * 2).await;
-        *mock.fate.lock().unwrap() = Fate::Well;
+        *mock.mock_state.lock().unwrap() = MockState::Well;
         assert!(guard.get(&key).await.is_ok());
         assert!(!guard.is_open());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cancelled_probe_lets_the_next_call_probe() {
-        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        let (guard, mock, key) = guarded_mock(MockState::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
         }
         advance(COOL_DOWN * 2).await;
-        *mock.fate.lock().unwrap() = Fate::Slow;
+        *mock.mock_state.lock().unwrap() = MockState::Slow;
         assert!(timeout(Duration::from_millis(1), guard.get(&key)).await.is_err());
-        *mock.fate.lock().unwrap() = Fate::Well;
+        *mock.mock_state.lock().unwrap() = MockState::Well;
         assert!(guard.get(&key).await.is_ok());
     }
 
     /// Such as a probe that began on a runtime that is no longer polled.
     #[tokio::test(start_paused = true)]
     async fn a_stalled_probe_lets_another_one_through() {
-        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        let (guard, mock, key) = guarded_mock(MockState::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
         }
         advance(COOL_DOWN * 2).await;
-        *mock.fate.lock().unwrap() = Fate::Slow;
+        *mock.mock_state.lock().unwrap() = MockState::Slow;
         let mut probe = guard.get(&key);
         assert!(futures_util::poll!(&mut probe).is_pending());
-        *mock.fate.lock().unwrap() = Fate::Well;
+        *mock.mock_state.lock().unwrap() = MockState::Well;
         assert!(matches!(guard.get(&key).await, Err(StoreError::Open)), "one at a time");
         advance(COOL_DOWN * 2).await;
         assert!(guard.get(&key).await.is_ok());
@@ -638,17 +639,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_undecodable_entry_does_not_open_the_breaker() {
-        let (guard, mock, key) = guarded_mock(Fate::Undecodable);
+        let (guard, mock, key) = guarded_mock(MockState::Undecodable);
         for _ in 0..20 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Decode(_))));
         }
-        assert_eq!(asked(&mock), 20);
+        assert_eq!(calls(&mock), 20);
         assert!(!guard.is_open());
     }
 
     #[tokio::test(start_paused = true)]
     async fn writes_past_the_limit_are_dropped_and_counted() {
-        let (guard, _mock, key) = guarded_mock(Fate::Well);
+        let (guard, _mock, key) = guarded_mock(MockState::Well);
         let guard = guard.puts(2);
         let life = crate::entry::Lifetime::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);
         let basis = crate::LogPosition::new(crate::Epoch::new(1), crate::Position::ZERO);
@@ -665,16 +666,16 @@ mod tests {
     /// As a Redis that is full does: SET fails, DEL does not.
     #[tokio::test(start_paused = true)]
     async fn removals_and_releases_do_not_fail_because_writes_do() {
-        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        let (guard, mock, key) = guarded_mock(MockState::Fails);
         for _ in 0..3 {
             assert!(guard.lease(&key, COOL_DOWN).await.is_err());
         }
         assert!(guard.is_open());
-        *mock.fate.lock().unwrap() = Fate::Well;
+        *mock.mock_state.lock().unwrap() = MockState::Well;
         assert!(matches!(guard.lease(&key, COOL_DOWN).await, Err(StoreError::Open)));
         assert!(guard.remove(&key).await.is_ok());
         assert!(guard.release(&key, LeaseToken(1)).await.is_ok());
-        *mock.fate.lock().unwrap() = Fate::Slow;
+        *mock.mock_state.lock().unwrap() = MockState::Slow;
         for _ in 0..3 {
             assert!(matches!(guard.remove(&key).await, Err(StoreError::Timeout(_))));
         }

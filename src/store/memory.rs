@@ -159,7 +159,7 @@ impl Store for Memory {
                 false => self.tuner.note_hit(hash, weight),
             }
         }
-        entry.answers(key).then_some(Found { entry, tier: Tier::Memory })
+        entry.is_for(key).then_some(Found { entry, tier: Tier::Memory })
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
@@ -171,15 +171,15 @@ impl Store for Memory {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        let place = match entry.key == key.text() {
+        let text = match entry.key == key.text() {
             true => entry.key.clone(),
             false => Bytes::copy_from_slice(key.text()),
         };
-        let (hash, weight) = (self.hasher.hash_one(&*place), entry.weight() as u64);
+        let (hash, weight) = (self.hasher.hash_one(&*text), entry.weight() as u64);
         let rules = self.tuner.rules();
         let mut shard = self.shard(hash).write_unpoisoned();
         let is_stored = weight <= shard.largest();
-        let discarded = shard.insert((hash, place), (entry.clone(), weight), rules, |kept| {
+        let discarded = shard.insert((hash, text), (entry.clone(), weight), rules, |kept| {
             kept.tags.len() <= MOST_TAGS && self.is_outdated(kept)
         });
         drop(shard);

@@ -16,7 +16,7 @@ pub(crate) struct Traffic {
     /// Response times from the cache.
     pub(crate) served: Histogram,
     /// Response times from the handler.
-    pub(crate) made: Histogram,
+    pub(crate) computed: Histogram,
     pub(crate) simulated: SimulationTally,
     pub(crate) reads: Arc<ReadStatistics>,
 }
@@ -41,7 +41,7 @@ impl RequestTimer {
     /// Records the outcome and the time until the response's head is ready.
     pub(crate) fn end(&self, outcome: Outcome) {
         self.traffic.outcomes.count(outcome);
-        let times = if outcome.is_hit() { &self.traffic.served } else { &self.traffic.made };
+        let times = if outcome.is_hit() { &self.traffic.served } else { &self.traffic.computed };
         times.note(self.began.elapsed());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct SimulationTally {
     eligible: AtomicU64,
-    asked: AtomicU64,
+    lookups: AtomicU64,
     hits: AtomicU64,
     changed: AtomicU64,
     personal: AtomicU64,
@@ -29,7 +29,7 @@ impl SimulationTally {
 
     /// Records what an eligible request with a sampled key found.
     pub(super) fn note_found(&self, found: SimulatedLookup) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         self.hits.fetch_add((found == SimulatedLookup::Valid).into(), Ordering::Relaxed);
         self.changed.fetch_add((found == SimulatedLookup::Changed).into(), Ordering::Relaxed);
     }
@@ -53,13 +53,13 @@ impl SimulationTally {
 
     /// The share of sampled requests that the cache would have served, from 0 to 1, and the number of sampled requests.
     pub(crate) fn hit_ratio(&self) -> (f64, u64) {
-        let asked = self.asked.load(Ordering::Relaxed);
-        (share(&self.hits, asked), asked)
+        let lookups = self.lookups.load(Ordering::Relaxed);
+        (share(&self.hits, lookups), lookups)
     }
 
     /// The share of sampled requests that found an entry which a change had invalidated.
     pub(crate) fn changed_ratio(&self) -> f64 {
-        share(&self.changed, self.asked.load(Ordering::Relaxed))
+        share(&self.changed, self.lookups.load(Ordering::Relaxed))
     }
 }
 

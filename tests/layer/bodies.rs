@@ -92,11 +92,11 @@ async fn an_endless_body_is_dropped_some_time_after_its_client_disconnects() {
 
 #[tokio::test]
 async fn a_body_past_the_byte_budget_is_not_stored_and_releases_its_bytes() {
-    let layer = |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)).capture_limit(25);
+    let layer = |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)).buffer_limit(25);
     let slow = slow(3, 10, layer);
     slow.gate.add_permits(6);
     let (body, status) = ask(&slow.app, "/").await;
-    assert!(body.len() == 30 && status.contains("no-room"), "{status}");
+    assert!(body.len() == 30 && status.contains("buffer-limit"), "{status}");
     assert_eq!(
         ask(&slow.app, "/").await.0.len(),
         30,
@@ -222,7 +222,7 @@ async fn a_stalled_reader_blocks_no_other_fill_and_loses_its_own() {
             })
         }
     };
-    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)).capture_limit(64);
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)).buffer_limit(64);
     let app = Router::new().fallback(handler).layer(layer);
     let slow = || Request::get("/slow").body(Body::empty()).unwrap();
     let mut standing = send(&app, slow()).await;

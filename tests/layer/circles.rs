@@ -21,8 +21,9 @@ struct Import {
 #[derive(Default)]
 struct Source {
     imports: Vec<Import>,
-    /// The paths in the rest of its code.
+    /// The paths in the rest of its code, and all its words.
     paths: Vec<Vec<String>>,
+    words: BTreeSet<String>,
 }
 
 struct Crate(BTreeMap<Module, Source>);
@@ -107,6 +108,8 @@ impl Source {
         let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
         let paths = rest.split(|c| !is_path(c)).filter(|word| word.contains("::"));
         source.paths = paths.map(|path| expand(path).remove(0).1).collect();
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        source.words = rest.split(|c| !is_word(c)).map(str::to_owned).collect();
         source
     }
 }
@@ -162,10 +165,11 @@ impl Crate {
     /// Which file needs which others.
     fn needs(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let of = |(module, source): (&Module, &Source)| {
-            // A file does not need what it exports from the files of its folder.
+            // A file does not need what it only exports from the files of its folder.
             let imported = |import: &Import| {
                 let file = self.file_of(module, &import.path, 0)?;
-                (!import.is_export || !file.starts_with(module)).then_some(file)
+                let is_used = !import.is_export || source.words.contains(&import.name);
+                (is_used || !file.starts_with(module)).then_some(file)
             };
             let imports = source.imports.iter().filter_map(imported);
             let paths = source.paths.iter().filter_map(|path| self.file_of(module, path, 0));

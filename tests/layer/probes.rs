@@ -81,6 +81,30 @@ async fn a_request_asks_memory_once_for_a_hit_and_twice_before_the_shared_store(
     assert_eq!(memory.probes(), 1);
 }
 
+/// The entry that was found first is not looked up again. The third probe compares it with the shared store's entry, which
+/// is outdated too.
+#[tokio::test]
+async fn an_outdated_entry_in_memory_is_not_looked_up_again_before_the_flight() {
+    let memory = Counted::new();
+    let cache = memory.in_front_of_a_shared_store();
+    let policy = Policy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("page");
+    let layer = CacheLayer::new(cache.clone()).default_policy(policy);
+    let handler = async |State(memory): State<Counted>| memory.probes().to_string();
+    let app = Router::new().route("/", get(handler)).layer(layer).with_state(memory.clone());
+    ask(&app, "/").await;
+    cache.invalidate(["page"]).await.unwrap();
+    memory.probes();
+    assert_eq!(ask(&app, "/").await.0, "3");
+
+    let policy = ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("value").build().unwrap();
+    let key = Key::new("probes").finish();
+    let load = async || Ok::<_, Infallible>(memory.probes());
+    cache.get_or_load(&key, &policy, load).await.unwrap();
+    cache.invalidate(["value"]).await.unwrap();
+    memory.probes();
+    assert_eq!(cache.get_or_load(&key, &policy, load).await.unwrap(), 3);
+}
+
 #[tokio::test]
 async fn a_value_asks_memory_once_for_a_hit_and_twice_before_the_shared_store() {
     let memory = Counted::new();

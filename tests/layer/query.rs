@@ -178,7 +178,7 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {
 async fn content_past_the_byte_budget_is_not_stored() {
     let given = Given::default();
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl());
-    let app = given.behind(layer.capture_limit(4));
+    let app = given.behind(layer.buffer_limit(4));
     let (got, status) = ask(&app, query("01234", &[])).await;
     assert!(got.ends_with(" 01234") && status.contains("request-body"), "{got} {status}");
 }
@@ -186,7 +186,7 @@ async fn content_past_the_byte_budget_is_not_stored() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_disconnects_or_stalls_while_sending_holds_no_buffer() {
     let given = Given::default();
-    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl()).capture_limit(200);
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl()).buffer_limit(200);
     let app = given.behind(layer);
     let unfinished = || {
         let first = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"01")));

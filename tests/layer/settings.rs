@@ -97,7 +97,7 @@ fn validate_refuses_other_settings_of_the_layer_that_make_no_sense() {
         ("identity_headers has `x y`", layer().identity_headers(["x y"])),
         ("identity_headers has `x-*-y`", layer().identity_headers(["x-*-y"])),
         ("identity_headers has ``", layer().identity_headers([""])),
-        ("capture_limit", layer().capture_limit(0)),
+        ("buffer_limit", layer().buffer_limit(0)),
         ("two policies", layer().route("/a", ttl()).route("/a", ttl())),
         ("vary has `x y`", layer().default_policy(ttl().vary(["x y"]))),
     ] {

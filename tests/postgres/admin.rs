@@ -106,7 +106,7 @@ async fn route_statistics_are_counted_only_once_the_admin_page_exists() {
     let served: u64 =
         route["served"].as_array().unwrap().iter().map(|pair| pair[1].as_u64().unwrap()).sum();
     assert_eq!(served, 3);
-    assert_eq!(route["made"], json!([]));
+    assert_eq!(route["computed"], json!([]));
     assert_eq!(status["hit_ratio"], 0.75, "of all, since the process began");
     assert_eq!(status["store"]["memory_entries"], 1);
 }

@@ -20,7 +20,7 @@ impl Progress {
     }
 
     /// For work with a known number of steps.
-    pub(crate) fn of(what: impl Into<Cow<'static, str>>, steps: u64) -> Result<Self, Failure> {
+    pub(crate) fn new(what: impl Into<Cow<'static, str>>, steps: u64) -> Result<Self, Failure> {
         let bar = ProgressBar::new(steps);
         let template = "{spinner} {elapsed_precise} {msg} [{bar:30}] {human_pos} of {human_len}";
         bar.set_style(ProgressStyle::with_template(template)?.progress_chars("=> "));

@@ -485,7 +485,7 @@ async fn bench_http_counts_statuses_and_cache_hits() {
     let [kept, made, bare, none] = urls.each_ref().map(String::as_str);
     let load = ["bench", "http", "--requests", "400", "--connections", "7", "--threads", "2"];
     let (found, code) = json("", &[&load[..], &[kept, made, bare, none]].concat()).await;
-    assert_eq!((found["answers"].as_u64(), code), (Some(400), Some(0)), "{found}");
+    assert_eq!((found["responses"].as_u64(), code), (Some(400), Some(0)), "{found}");
     assert_eq!(found["statuses"], serde_json::json!({"200": 300, "404": 100}), "{found}");
     assert_eq!(found["cache"]["hits"], 100, "{found}");
     assert_eq!(found["cache"]["none"], 100, "{found}");

@@ -6,19 +6,19 @@ const $ = (id) => document.getElementById(id);
 let last = null, busy = false;
 const seen = new Map();
 
-async function ask(path, body, accept) {
+async function request(path, body, accept) {
   const headers = { "Tidegate-Admin": "1", Accept: accept || "application/json" };
   const options = { headers, cache: "no-store", credentials: "same-origin" };
   if (body !== undefined) {
     headers["Content-Type"] = "application/json";
     Object.assign(options, { method: "POST", body: JSON.stringify(body) });
   }
-  const answer = await fetch(`${base}/api/${path}`, options);
-  if (answer.ok) return answer;
-  const said = await answer.text();
-  let why = said;
-  try { why = JSON.parse(said).error || said; } catch { /* it is text */ }
-  throw new Error(`${answer.status}: ${why}`);
+  const response = await fetch(`${base}/api/${path}`, options);
+  if (response.ok) return response;
+  const text = await response.text();
+  let why = text;
+  try { why = JSON.parse(text).error || text; } catch { /* it is text */ }
+  throw new Error(`${response.status}: ${why}`);
 }
 
 // Numbers, for people.
@@ -37,7 +37,7 @@ function quantile(counts, q) {
 }
 const sum = (outcomes, of) => outcomes.filter(of).reduce((sum, o) => sum + o.count, 0);
 const isHit = (o) => ["hit", "collapsed", "stale"].includes(o.result);
-const isAsked = (o) => o.result !== "bypass";
+const isLookup = (o) => o.result !== "bypass";
 
 function cell(text, kind, tag) {
   const cell = document.createElement(tag || "td");
@@ -60,7 +60,7 @@ function fill(table, rows, empty) {
   }));
 }
 
-// The last minute, by what the node has kept.
+// The last minute, from the intervals that the node keeps.
 function lastMinute({ interval_seconds, intervals }) {
   const minute = intervals.filter((i) => i.seconds_ago < 60);
   const total = (of) => minute.reduce((sum, i) => sum + i[of], 0);
@@ -96,7 +96,7 @@ function tiles(now, minute) {
 }
 
 // Each line has a value for each interval, the last one at the right edge.
-function draw(id, lines, top, kept) {
+function draw(id, lines, top, capacity) {
   const svg = $(id), of = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
   const parts = [0.25, 0.5, 0.75].map((at) => {
     const line = of("line");
@@ -108,7 +108,7 @@ function draw(id, lines, top, kept) {
     let d = "", pen = "M";
     values.forEach((value, at) => {
       if (value == null) { pen = "M"; return; }
-      d += `${pen}${(600 - (values.length - 1 - at) * 600 / (kept - 1)).toFixed(1)},${(158 - 156 * Math.min(value / top, 1)).toFixed(1)}`;
+      d += `${pen}${(600 - (values.length - 1 - at) * 600 / (capacity - 1)).toFixed(1)},${(158 - 156 * Math.min(value / top, 1)).toFixed(1)}`;
       pen = "L";
     });
     path.setAttribute("d", d);
@@ -118,17 +118,17 @@ function draw(id, lines, top, kept) {
   svg.replaceChildren(...parts);
 }
 
-function charts({ kept, intervals }) {
+function charts({ capacity, intervals }) {
   const ratio = (i) => i.lookups ? i.hits / i.lookups : null;
-  draw("hits", [["served", intervals.map(ratio)]], 1, kept);
+  draw("hits", [["served", intervals.map(ratio)]], 1, capacity);
   $("hits-top").textContent = "100 %";
-  const served = intervals.map((i) => i.served_p99), made = intervals.map((i) => i.made_p99);
-  const top = Math.max(1000, ...served, ...made) * 1.1;
-  draw("times", [["served", served], ["made", made]], top, kept);
+  const served = intervals.map((i) => i.served_p99), computed = intervals.map((i) => i.computed_p99);
+  const top = Math.max(1000, ...served, ...computed) * 1.1;
+  draw("times", [["served", served], ["computed", computed]], top, capacity);
   $("times-top").textContent = micros(Math.round(top));
   const last = intervals[intervals.length - 1];
   $("hits-now").textContent = last ? share(ratio(last)) : "–";
-  $("times-now").textContent = last ? `${micros(last.served_p99)} from the cache, ${micros(last.made_p99)} by handlers` : "–";
+  $("times-now").textContent = last ? `${micros(last.served_p99)} from the cache, ${micros(last.computed_p99)} by handlers` : "–";
 }
 
 function routes(now, before, seconds) {
@@ -136,7 +136,7 @@ function routes(now, before, seconds) {
   fill("routes", now.routes.map((route) => {
     const old = known.get(route.pattern);
     const all = sum(route.outcomes, () => true);
-    const asked = sum(route.outcomes, isAsked);
+    const lookups = sum(route.outcomes, isLookup);
     const policy = !route.policy ? "none" : [
       route.policy.ttl_seconds == null ? "as headers say" : `${route.policy.ttl_seconds} s`,
       ...(route.policy.shadow ? ["in shadow"] : []),
@@ -150,9 +150,9 @@ function routes(now, before, seconds) {
       cell(policy, route.policy ? "" : "soft"),
       cell(whole(all), "n"),
       cell(rate(old ? (all - sum(old.outcomes, () => true)) / seconds : null), "n"),
-      cell(asked ? share(sum(route.outcomes, isHit) / asked) : "–", "n"),
+      cell(lookups ? share(sum(route.outcomes, isHit) / lookups) : "–", "n"),
       cell(micros(quantile(route.served, 0.99)), "n"),
-      cell(micros(quantile(route.made, 0.5)), "n"),
+      cell(micros(quantile(route.computed, 0.5)), "n"),
       cell([...reasons, ...uncacheable].join(", ") || "–", "wrap"),
       cell([...Object.keys(route.tables), ...untracked].join(", ") || "–", untracked.length ? "wrap bad" : "wrap"),
       audited ? cell(`${whole(audited.divergent)} of ${whole(audited.compared)} differ, at most ${share(audited.bound)}`, audited.divergent ? "bad" : "good") : cell("–", "soft"),
@@ -211,7 +211,7 @@ async function tick() {
   if (busy || document.hidden) return;
   busy = true;
   try {
-    const [now, history] = await Promise.all([ask("status"), ask("history")]);
+    const [now, history] = await Promise.all([request("status"), request("history")]);
     show(await now.json(), await history.json());
   } catch (error) {
     alarm(`The node does not respond: ${error.message}`);
@@ -219,14 +219,14 @@ async function tick() {
     return;
   }
   try {
-    changes(await (await ask("changes")).json());
+    changes(await (await request("changes")).json());
   } catch (error) {
     fill("changes", [], `the log can't be read: ${error.message}`);
   }
   busy = false;
 }
 
-async function told(id, work) {
+async function showResult(id, work) {
   const place = $(id);
   place.hidden = false;
   place.textContent = "…";
@@ -236,24 +236,24 @@ async function told(id, work) {
 $("switch").addEventListener("click", async () => {
   const off = !last.now.off;
   if (off && !confirm("Switch the cache off on this node? Every request then goes to its handler.")) return;
-  try { await ask("switch", { off }); } catch (error) { return alarm(error.message); }
+  try { await request("switch", { off }); } catch (error) { return alarm(error.message); }
   tick();
 });
 $("explain").addEventListener("submit", (event) => {
   event.preventDefault();
-  const request = { url: $("url").value, headers: $("headers").value };
-  told("explained", async () => (await ask("explain", request, "text/plain")).text());
+  const query = { url: $("url").value, headers: $("headers").value };
+  showResult("explained", async () => (await request("explain", query, "text/plain")).text());
 });
 $("invalidate").addEventListener("submit", (event) => {
   event.preventDefault();
   const tags = $("tags").value.split("\n").map((tag) => tag.trim()).filter(Boolean);
   if (!confirm(`Make ${tags.length === 1 ? tags[0] : `${tags.length} tags`} invalid on every node?`)) return;
-  told("invalidated", async () => {
-    await ask("invalidate", { tags });
+  showResult("invalidated", async () => {
+    await request("invalidate", { tags });
     return `${tags.join(", ")}: invalid from now on`;
   });
 });
-$("suggest").addEventListener("click", () => told("suggested", async () => (await ask("suggest", undefined, "text/plain")).text()));
+$("suggest").addEventListener("click", () => showResult("suggested", async () => (await request("suggest", undefined, "text/plain")).text()));
 document.addEventListener("visibilitychange", tick);
 setInterval(tick, PERIOD);
 tick();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::writes::{Writes, rate};
-use crate::admin::answer::percent;
+use crate::admin::respond::percent;
 use crate::cache::Policy;
 use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
@@ -72,7 +72,7 @@ pub(super) fn all(
         RouteAdvice { notes, ..RouteAdvice::new(pattern, &route.traffic, writes, watched) }
             .with_columns(&route.traffic, most_hits(&route.traffic))
     });
-    let without = layers.iter().flat_map(|layer| layer.watch.others());
+    let without = layers.iter().flat_map(|layer| layer.recorder.others());
     let without = without.map(|(pattern, traffic)| {
         RouteAdvice::new(&pattern, &traffic, writes, watched).without_policy(&traffic)
     });
@@ -129,7 +129,7 @@ impl RouteAdvice {
         let personal = traffic.simulated.personal() as f64 / self.requests.max(1) as f64;
         self.expected_hit_ratio = Some(hit_ratio);
         let share = self.eligible as f64 / self.requests.max(1) as f64;
-        self.saves_seconds = traffic.made.seconds() * share * hit_ratio;
+        self.saves_seconds = traffic.computed.seconds() * share * hit_ratio;
         if hit_ratio < WORTH {
             self.notes.push("few requests repeat an earlier one".into());
             return self;
@@ -186,10 +186,10 @@ impl RouteAdvice {
 
 /// The share of a route's requests that were hits, or would have been without changes.
 fn most_hits(traffic: &Traffic) -> Option<f64> {
-    let asked = count(&traffic.outcomes, |_| true);
+    let lookups = count(&traffic.outcomes, |_| true);
     let is_hit =
         |outcome| Outcome::is_hit(outcome) || outcome == Outcome::Miss(MissReason::Changed);
-    (asked >= ENOUGH).then(|| ratio(count(&traffic.outcomes, is_hit), asked))
+    (lookups >= ENOUGH).then(|| ratio(count(&traffic.outcomes, is_hit), lookups))
 }
 
 /// A policy's tag for the rows of a table that a parameter names.
@@ -217,8 +217,8 @@ fn obstacles(reads: &RouteReads) -> Vec<String> {
 fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
     let reads = traffic.reads.get();
     let mut notes = obstacles(&reads);
-    let asked = count(&traffic.outcomes, |_| true);
-    let is_much = |outcome| asked >= ENOUGH && share(&traffic.outcomes, outcome, asked) > WORTH;
+    let lookups = count(&traffic.outcomes, |_| true);
+    let is_much = |outcome| lookups >= ENOUGH && share(&traffic.outcomes, outcome, lookups) > WORTH;
     if is_much(Outcome::Miss(MissReason::Changed)) {
         let tables: Vec<&str> = reads.tables.keys().map(String::as_str).collect();
         let narrowed = policy.parameters().next().is_some();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::admin::answer::percent;
+use crate::admin::respond::percent;
 #[cfg(feature = "postgres")]
 use crate::postgres::{Database, Dependencies};
 

@@ -26,14 +26,14 @@ impl EndedFences {
     }
 
     /// Whether an entry was valid at the end of the epoch.
-    pub(super) fn was_valid(&self, entry: &Entry, places: &Slots) -> bool {
-        let fences = entry.tags.iter().map(|tag| self.fence(places, *tag));
+    pub(super) fn was_valid(&self, entry: &Entry, layout: &Slots) -> bool {
+        let fences = entry.tags.iter().map(|tag| self.fence(layout, *tag));
         let fence = fences.max().unwrap_or_default().max(self.last.position);
         verdict(entry.basis, LogPosition::new(self.last.epoch, fence)) == Verdict::Valid
     }
 
-    fn fence(&self, places: &Slots, tag: Tag) -> Position {
-        let fence = places.indexes(tag).map(|slot| self.slots[slot]).min();
+    fn fence(&self, layout: &Slots, tag: Tag) -> Position {
+        let fence = layout.indexes(tag).map(|slot| self.slots[slot]).min();
         Position::new(fence.unwrap_or(u64::MAX))
     }
 }

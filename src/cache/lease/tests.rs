@@ -112,10 +112,10 @@ async fn a_renewal_cancelled_while_it_acquires_a_lease_releases_it() {
     let mock = Mock::new(0);
     let (cache, policy) = (Cache::with_limits(mock.clone(), 0, 1), policy());
     let key = Key::new("t").finish();
-    let ask = LookupOptions::default();
-    let lookup = cache.try_lookup_many(&[&key], policy.settings(), &ask).await.pop().flatten();
-    let Some(LookupResult::Miss(mut lead)) = lookup else { panic!("{lookup:?}") };
-    assert!(lead.claim().now_or_never().is_none());
+    let options = LookupOptions::default();
+    let lookup = cache.try_lookup_many(&[&key], policy.settings(), &options).await.pop().flatten();
+    let Some(LookupResult::Miss(mut guard)) = lookup else { panic!("{lookup:?}") };
+    assert!(guard.claim().now_or_never().is_none());
     assert!(mock.is_held());
     mock.replies.add_permits(1);
     assert!(mock.becomes_held(false).await);

@@ -54,16 +54,15 @@ impl LookupTask<'_> {
                         return Some(Err(usable));
                     }
                 }
-                Err(error @ StoreError::Decode(_)) => {
-                    self.reason = MissReason::Undecodable;
-                    cache.noted(Err(error));
-                    break;
-                }
                 Err(error) => {
-                    if self.reason == MissReason::Absent {
-                        self.reason = MissReason::StoreFailed;
+                    let is_undecodable = matches!(error, StoreError::Decode(_));
+                    if is_undecodable || self.reason == MissReason::Absent {
+                        self.note_failure(&error);
                     }
                     cache.noted(Err(error));
+                    if is_undecodable {
+                        break;
+                    }
                     return Some(Ok(None));
                 }
                 claimed => return self.granted(claimed),

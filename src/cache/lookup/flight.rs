@@ -12,7 +12,7 @@ use crate::cache::protocol::{Verdict, has_all_since};
 use crate::cache::record::Record;
 use crate::cache::refresh::{EntryUse, decide};
 use crate::cache::uncacheable::Uncacheable;
-use crate::cache::waits::{WaitGuard, place};
+use crate::cache::waits::{WaitGuard, wait_key};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -71,7 +71,8 @@ impl LookupTask<'_> {
                         return LookupResult::Hit(hit);
                     }
                 }
-                Some(FlightRole::Follower(FlightResult::Personal)) if !self.ask.is_identified => {}
+                Some(FlightRole::Follower(FlightResult::Personal))
+                    if !self.options.is_identified => {}
                 Some(FlightRole::Follower(FlightResult::Personal | FlightResult::Nothing)) => break,
             }
         }
@@ -81,10 +82,10 @@ impl LookupTask<'_> {
     /// Whether waiting for another request is unlikely to help: the last response for this key could not be stored, or none
     /// of the policy's recent ones could and no entry for this key was found.
     pub(super) fn is_unlikely_shared(&self) -> bool {
-        self.cache.shared.alone.has(self.key, self.ask.is_identified)
+        self.cache.shared.hit_for_pass.has(self.key, self.options.is_identified)
             || self.passed_over.is_none()
                 && (self.policy.streak.is_long()
-                    || self.ask.is_identified && self.policy.identified_streak.is_long())
+                    || self.options.is_identified && self.policy.identified_streak.is_long())
     }
 
     /// Waiting would deadlock, since this lookup is part of the computation of its own key.
@@ -97,8 +98,10 @@ impl LookupTask<'_> {
     /// the policy allows. `None` if the flight waits, directly or in a cycle, for a key that the current scope computes.
     async fn join(&self) -> Option<FlightRole> {
         let began = clock::now();
-        let _waiting =
-            WaitGuard::new(Record::computing(), place(&self.cache.shared.fences, self.key.hash()))?;
+        let _waiting = WaitGuard::new(
+            Record::computing(),
+            wait_key(&self.cache.shared.fences, self.key.hash()),
+        )?;
         let lent = Record::permit();
         let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
         let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;
@@ -113,7 +116,7 @@ impl LookupTask<'_> {
     /// changes came faster than the handler computes, every waiting request would compute its own.
     fn collapsed(&mut self, entry: Arc<Entry>) -> Option<Hit> {
         let tier = Tier::Memory;
-        if !entry.answers(self.key) {
+        if !entry.is_for(self.key) {
             return None;
         }
         if is_broken("delivery") {
@@ -134,12 +137,12 @@ impl LookupTask<'_> {
     fn was_computed_since(&self, entry: &Entry) -> bool {
         self.since.is_some_and(|since| has_all_since(entry.basis, since))
             && self.holds(entry)
-            && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == EntryUse::Serve
+            && decide(Verdict::Valid, entry, self.policy, &self.options.limits) == EntryUse::Serve
     }
 
     /// The stale entry that another request served after its fill failed, if this request may be served it too.
     fn instead(&mut self, entry: Arc<Entry>) -> Option<Hit> {
-        if entry.answers(self.key) {
+        if entry.is_for(self.key) {
             self.pass_over(Found { entry, tier: Tier::Memory }, self.reason);
         }
         self.fallback()
@@ -151,8 +154,10 @@ impl LookupTask<'_> {
         if let Some(stale) = self.fallback() {
             return Some(stale);
         }
-        let is_for_it =
-            is_later && self.ask.is_request && !self.ask.is_identified && self.session.is_none();
+        let is_for_it = is_later
+            && self.options.is_request
+            && !self.options.is_identified
+            && self.session.is_none();
         if is_for_it && let Some(outer) = Record::current() {
             outer.note_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
         }
@@ -200,7 +205,7 @@ impl LookupTask<'_> {
             if let Some((decided, found)) = usable {
                 if let Some(leader) = leader.take() {
                     // Before anything else: recomputing an entry that is due needs a flight of its own.
-                    leader.land(FlightResult::Entry(found.entry.clone()));
+                    leader.finish(FlightResult::Entry(found.entry.clone()));
                 }
                 let outcome = Outcome::Hit(found.tier);
                 if let Some(hit) = self.follow_up(decided, found, outcome) {
@@ -209,13 +214,13 @@ impl LookupTask<'_> {
             }
             let PendingPermit { permit, has_waited } =
                 self.cache.permit(self.policy, &leader).await;
-            let mut lead = self.fill_guard(leader, Some(permit));
-            lead.lease = lease;
+            let mut guard = self.fill_guard(leader, Some(permit));
+            guard.lease = lease;
             if has_waited && let Some(hit) = self.find().await {
-                lead.finish_with(&hit);
+                guard.finish_with(&hit);
                 return LookupResult::Hit(hit);
             }
-            LookupResult::Miss(lead)
+            LookupResult::Miss(guard)
         }
     }
 }

@@ -25,10 +25,10 @@ type Needed = Option<LogPosition>;
 
 impl Cache {
     /// The own writes that a lookup must see in addition to its session's, as far as their position is known.
-    pub(super) fn own_writes_seen(&self, ask: &LookupOptions) -> Needs {
+    pub(super) fn own_writes_seen(&self, options: &LookupOptions) -> Needs {
         match Record::required(self.database()) {
             Some(needs) => needs,
-            None if ask.is_request => Needs::Position(None),
+            None if options.is_request => Needs::Position(None),
             None => {
                 let own = self.log().and_then(|log| log.own_writes());
                 own.map_or(Needs::Position(None), |own| {
@@ -41,20 +41,24 @@ impl Cache {
 
     /// The position of the own writes that a lookup must see in addition to its session's: those of the current scope, or
     /// outside any scope those of the process. `None` if no position could be observed within `limit`.
-    pub(super) async fn own_writes(&self, ask: &LookupOptions, limit: Duration) -> Option<Needed> {
-        if let Needs::Position(known) = self.own_writes_seen(ask) {
+    pub(super) async fn own_writes(
+        &self,
+        options: &LookupOptions,
+        limit: Duration,
+    ) -> Option<Needed> {
+        if let Needs::Position(known) = self.own_writes_seen(options) {
             return Some(known);
         }
         let (Some(log), Some(own)) = (self.log(), self.requirement()) else { return Some(None) };
-        let observed = own.observe(log.database(), ask.arrival, log.position());
+        let observed = own.observe(log.database(), options.arrival, log.position());
         // Boxed, so that the future of a lookup that need not observe does not include its size.
         Box::pin(timeout(limit, observed)).await.ok()?.ok()
     }
 
     /// Marks the beginning of a call that makes several lookups, so that they can share one observed position; `None` if
     /// they need none.
-    pub(crate) fn arrival(&self, ask: &LookupOptions) -> Option<Arrival> {
-        match self.own_writes_seen(ask) {
+    pub(crate) fn arrival(&self, options: &LookupOptions) -> Option<Arrival> {
+        match self.own_writes_seen(options) {
             Needs::Position(_) => None,
             Needs::Primary => Some(self.requirement()?.arrive(self.database())),
         }
@@ -200,8 +204,8 @@ mod tests {
         let policy = Policy::ttl(DRAIN_LIMIT).into();
         let key = Key::new("k").finish();
         let since = async || {
-            let ask = LookupOptions::default();
-            let mut task = LookupTask::new(&cache, &key, &policy, &ask);
+            let options = LookupOptions::default();
+            let mut task = LookupTask::new(&cache, &key, &policy, &options);
             task.can_prove().await.unwrap();
             task.since
         };

@@ -45,20 +45,20 @@ impl LookupResult {
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match self {
             Self::Hit(_) => {}
-            Self::Miss(lead) => lead.tag(tags),
+            Self::Miss(guard) => guard.tag(tags),
             Self::Bypass(bypass) => bypass.record.tag(tags),
         }
     }
 
     /// Notes the vary marker that led to the key.
     pub(crate) fn note_marker(&mut self, marker: &Arc<Entry>) {
-        let lead = match self {
+        let guard = match self {
             Self::Hit(hit) => hit.renew.as_mut(),
-            Self::Miss(lead) => Some(lead),
+            Self::Miss(guard) => Some(guard),
             Self::Bypass(_) => None,
         };
-        if let Some(lead) = lead {
-            lead.marker = Some(marker.clone());
+        if let Some(guard) = guard {
+            guard.marker = Some(marker.clone());
         }
     }
 }
@@ -72,10 +72,10 @@ impl LookupTask<'_> {
         }
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.try_permit(self.policy)?;
-        let mut lead = self.fill_guard(Some(leader), Some(permit));
-        lead.stale = self.confirmable(due);
-        lead.replaced = Some(due.entry.clone());
-        Some(lead)
+        let mut guard = self.fill_guard(Some(leader), Some(permit));
+        guard.stale = self.confirmable(due);
+        guard.replaced = Some(due.entry.clone());
+        Some(guard)
     }
 
     pub(super) fn fill_guard(
@@ -84,14 +84,14 @@ impl LookupTask<'_> {
         permit: Option<Arc<Permit>>,
     ) -> Box<FillGuard> {
         let record = self.record(permit.as_ref());
-        let mut lead = Box::new(FillGuard::new(self.cache, self.key, self.policy, record));
-        lead.reason = self.reason;
-        lead.stale_if_error = self.stale_if_error();
-        lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
-        lead.replaced = self.passed_over.as_ref().map(|found| found.entry.clone());
-        lead.flight = leader;
-        lead.permit = permit;
-        lead
+        let mut guard = Box::new(FillGuard::new(self.cache, self.key, self.policy, record));
+        guard.reason = self.reason;
+        guard.stale_if_error = self.stale_if_error();
+        guard.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
+        guard.replaced = self.passed_over.as_ref().map(|found| found.entry.clone());
+        guard.flight = leader;
+        guard.permit = permit;
+        guard
     }
 
     /// An entry that has only expired, so the handler may confirm it. An entry that a change has invalidated is recomputed,
@@ -123,8 +123,8 @@ impl LookupTask<'_> {
 
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
         let (session, strays) = (self.session, Some(self.strays));
-        let ask = LookupOptions { session, strays, ..self.ask.clone() };
-        self.cache.record_for((&[self.key], permit), Some(self.policy), ask)
+        let options = LookupOptions { session, strays, ..self.options.clone() };
+        self.cache.record_for((&[self.key], permit), Some(self.policy), options)
     }
 
     pub(super) fn bypass(&self, reason: BypassReason, permit: Option<Arc<Permit>>) -> Bypass {

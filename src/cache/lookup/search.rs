@@ -2,6 +2,7 @@
 
 use super::task::LookupTask;
 use crate::cache::hit::Hit;
+use crate::cache::options::Peeked;
 use crate::cache::refresh::EntryUse;
 use crate::entry::Key;
 use crate::outcome::Outcome;
@@ -68,8 +69,17 @@ impl LookupTask<'_> {
         }
     }
 
+    /// Looks in memory. The first look is the one that the caller has already taken, if it has.
     pub(super) fn peek(&mut self) -> Option<Hit> {
-        let found = self.cache.shared.store.peek(self.key)?;
+        let peeked = match std::mem::replace(&mut self.has_peeked, true) {
+            true => &Peeked::Unknown,
+            false => &self.options.peeked,
+        };
+        let found = match peeked {
+            Peeked::Unknown => self.cache.shared.store.peek(self.key)?,
+            Peeked::Absent => return None,
+            Peeked::Found(found) => found.clone(),
+        };
         self.accept_hit(found)
     }
 

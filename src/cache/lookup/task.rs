@@ -18,7 +18,9 @@ pub(super) struct LookupTask<'a> {
     pub(super) cache: &'a Cache,
     pub(super) key: &'a Key,
     pub(super) policy: &'a Arc<Policy>,
-    pub(super) ask: &'a LookupOptions,
+    pub(super) options: &'a LookupOptions,
+    /// Whether memory has been looked in.
+    pub(super) has_peeked: bool,
     /// The position that the entry must include: the options' one, and own writes once they are known.
     pub(super) session: Option<LogPosition>,
     pub(super) strays: EndedStrays,
@@ -38,16 +40,17 @@ impl<'a> LookupTask<'a> {
         cache: &'a Cache,
         key: &'a Key,
         policy: &'a Arc<Policy>,
-        ask: &'a LookupOptions,
+        options: &'a LookupOptions,
     ) -> Self {
         Self {
             cache,
             key,
             policy,
-            ask,
-            session: ask.session,
+            options,
+            has_peeked: false,
+            session: options.session,
             // Before anything is awaited: the computation may use reads that begin while this lookup waits.
-            strays: ask.strays.unwrap_or_else(EndedStrays::now),
+            strays: options.strays.unwrap_or_else(EndedStrays::now),
             reason: MissReason::Absent,
             passed_over: None,
             unusable: None,
@@ -58,13 +61,13 @@ impl<'a> LookupTask<'a> {
 
     /// The lookup of another key that must prove the same, and has not begun to search.
     pub(super) fn for_key(&self, key: &'a Key) -> Self {
-        let Self { cache, policy, ask, session, strays, is_blind, since, .. } = *self;
-        Self { session, strays, is_blind, since, ..Self::new(cache, key, policy, ask) }
+        let Self { cache, policy, options, session, strays, is_blind, since, .. } = *self;
+        Self { session, strays, is_blind, since, ..Self::new(cache, key, policy, options) }
     }
 
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
         let limit = self.policy.max_staleness.min(FOLLOW_WITHIN);
-        let own = self.cache.own_writes(self.ask, limit).await;
+        let own = self.cache.own_writes(self.options, limit).await;
         let Some(own) = own else {
             self.is_blind = true;
             return Err(BypassReason::Session);
@@ -95,15 +98,12 @@ impl<'a> LookupTask<'a> {
     }
 
     pub(super) fn note_failure(&mut self, error: &StoreError) {
-        self.reason = match error {
-            StoreError::Decode(_) => MissReason::Undecodable,
-            _ => MissReason::StoreFailed,
-        };
+        self.reason = MissReason::from_store_error(error);
     }
 
     pub(super) fn decide(&self, found: &Found) -> EntryUse {
         let fences = &self.cache.shared.fences;
-        match assess(fences, &found.entry, self.policy, &self.ask.limits) {
+        match assess(fences, &found.entry, self.policy, &self.options.limits) {
             EntryUse::Miss(reason) => EntryUse::Miss(reason),
             _ if !self.holds(&found.entry) => EntryUse::Miss(MissReason::OtherShape),
             // An entry from before the failover lacks the session's writes.
@@ -115,7 +115,7 @@ impl<'a> LookupTask<'a> {
     }
 
     pub(super) fn holds(&self, entry: &Entry) -> bool {
-        self.ask.holds.is_none_or(|holds| holds(entry))
+        self.options.holds.is_none_or(|holds| holds(entry))
     }
 
     pub(super) fn pass_over(&mut self, found: Found, reason: MissReason) {

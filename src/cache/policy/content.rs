@@ -15,7 +15,7 @@ impl Policy {
     /// unless [`vary`](Self::vary) or [`forward`](Self::forward) names it.
     ///
     /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
-    /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
+    /// The content counts toward [`CacheLayer::buffer_limit`](crate::CacheLayer::buffer_limit) while it is read. For
     /// POST, see [`post_reads`](Self::post_reads).
     #[must_use]
     pub fn query_content(mut self, bytes: usize) -> Self {
@@ -73,7 +73,7 @@ impl Policy {
     /// `only_reads`, and count as requests that may write:
     ///
     /// - with larger content, or with content that has trailers, breaks off, takes longer than 30 s, or does not fit
-    ///   into [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit);
+    ///   into [`CacheLayer::buffer_limit`](crate::CacheLayer::buffer_limit);
     /// - with `Idempotency-Key`, a header that overrides the method, or `Upgrade`;
     /// - to a service whose request body is not [`axum::body::Body`].
     ///

@@ -18,7 +18,7 @@ use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::template::PolicyTag;
 use crate::cache::uncacheable::Uncacheable;
-use crate::cache::waits::{WaitKey, place};
+use crate::cache::waits::{WaitKey, wait_key};
 use crate::clock;
 use crate::entry::{Entry, Tag};
 
@@ -82,7 +82,7 @@ impl Record {
         let computing = |record: &Self| {
             let places = |inner: &Self| {
                 let keys = inner.0.scope.keys.iter();
-                keys.map(|key| place(&inner.0.fences, key)).collect::<Vec<_>>()
+                keys.map(|key| wait_key(&inner.0.fences, key)).collect::<Vec<_>>()
             };
             record.outward().flat_map(places).collect()
         };
@@ -175,9 +175,9 @@ impl Record {
     }
 
     /// Shortens the TTL to the remaining lifetime of the parts that only a TTL bounds.
-    pub(crate) fn limit(&self, terms: &mut Freshness) {
+    pub(crate) fn limit(&self, freshness: &mut Freshness) {
         if let Some(left) = self.left() {
-            terms.ttl = terms.ttl.min(terms.age.saturating_add(left));
+            freshness.ttl = freshness.ttl.min(freshness.age.saturating_add(left));
         }
     }
 

@@ -50,12 +50,12 @@ fn other_shape(cache: &Cache) -> u64 {
 }
 
 /// Stores one value and requests another type under the same key: that must be loaded, stored and then found.
-async fn is_loaded<A: Value, B: Value>(stored: A, asked: B) {
+async fn is_loaded<A: Value, B: Value>(stored: A, wanted: B) {
     let cache = cache();
     get(&cache, &stored).await;
-    assert_eq!(get(&cache, &asked).await, asked, "stored: {stored:?}");
-    assert_eq!(other_shape(&cache), 1, "{stored:?} as {asked:?}");
-    get(&cache, &asked).await;
+    assert_eq!(get(&cache, &wanted).await, wanted, "stored: {stored:?}");
+    assert_eq!(other_shape(&cache), 1, "{stored:?} as {wanted:?}");
+    get(&cache, &wanted).await;
     assert_eq!(outcome(&cache, Outcome::Hit(Tier::Memory)), 1, "it replaced the other");
 }
 

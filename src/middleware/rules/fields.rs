@@ -109,7 +109,7 @@ impl RequestFields {
     }
 
     pub(crate) fn has_any(self, fields: &[RequestField]) -> bool {
-        self.has_one_of(Self::of(fields))
+        self.has_one_of(Self::from_fields(fields))
     }
 
     pub(crate) const fn has_one_of(self, fields: Self) -> bool {
@@ -117,7 +117,7 @@ impl RequestFields {
     }
 
     /// These fields; a constant, where the fields are.
-    pub(crate) const fn of(fields: &[RequestField]) -> Self {
+    pub(crate) const fn from_fields(fields: &[RequestField]) -> Self {
         let (mut all, mut at) = (0, 0);
         while at < fields.len() {
             all |= 1 << fields[at] as u32;

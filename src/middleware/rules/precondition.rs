@@ -10,34 +10,34 @@ use super::list::split;
 
 /// Whether, by its conditions, the client has this response already. If both conditions are there, only `If-None-Match`
 /// counts (RFC 9110, section 13.2.2).
-pub(crate) fn is_known(asked: &HeaderMap, stored: &HeaderMap) -> bool {
-    if asked.contains_key(IF_NONE_MATCH) {
-        return names_etag(asked, stored);
+pub(crate) fn is_known(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    if request.contains_key(IF_NONE_MATCH) {
+        return names_etag(request, stored);
     }
     // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 compares with `Date`.
-    let Some(since) = date(asked, IF_MODIFIED_SINCE) else { return false };
+    let Some(since) = date(request, IF_MODIFIED_SINCE) else { return false };
     let changed = date(stored, LAST_MODIFIED).or_else(|| date(stored, DATE));
     changed.is_some_and(|changed| changed <= since)
 }
 
 /// As [`is_known`], for a response that has just been computed. It was not selected from stored ones, so `Date` does not
 /// stand for its modification date (RFC 9110, section 13.1.3).
-pub(crate) fn is_new_known(asked: &HeaderMap, new: &HeaderMap) -> bool {
-    let has_validator = asked.contains_key(IF_NONE_MATCH) || new.contains_key(LAST_MODIFIED);
-    has_validator && is_known(asked, new)
+pub(crate) fn is_new_known(request: &HeaderMap, new: &HeaderMap) -> bool {
+    let has_validator = request.contains_key(IF_NONE_MATCH) || new.contains_key(LAST_MODIFIED);
+    has_validator && is_known(request, new)
 }
 
 /// RFC 9110, section 13.1.2: by the weak comparison.
-fn names_etag(asked: &HeaderMap, stored: &HeaderMap) -> bool {
-    let lines = asked.get_all(IF_NONE_MATCH).into_iter();
+fn names_etag(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let lines = request.get_all(IF_NONE_MATCH).into_iter();
     let mut tags = lines.flat_map(|line| split(line.as_bytes()));
     let Some(etag) = stored.get(ETAG) else { return tags.any(|tag| tag == b"*") };
     tags.any(|tag| tag == b"*" || opaque(tag) == opaque(etag.as_bytes()))
 }
 
 /// Whether `If-Range` holds (RFC 9110, section 13.1.5): by strong comparison of the entity tag, or an identical date.
-pub(crate) fn range_applies(asked: &HeaderMap, stored: &HeaderMap) -> bool {
-    let mut lines = asked.get_all(IF_RANGE).into_iter();
+pub(crate) fn range_applies(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let mut lines = request.get_all(IF_RANGE).into_iter();
     let Some(condition) = lines.next() else { return true };
     if lines.next().is_some() {
         return false;
@@ -91,8 +91,8 @@ mod tests {
 
     #[test]
     fn if_none_match_compares_weakly_with_every_listed_etag() {
-        let is_known = |asked: &str, etag: &str| {
-            is_known(&headers(&[("if-none-match", asked)]), &headers(&[("etag", etag)]))
+        let is_known = |request: &str, etag: &str| {
+            is_known(&headers(&[("if-none-match", request)]), &headers(&[("etag", etag)]))
         };
         assert!(is_known("\"a\"", "\"a\""));
         assert!(is_known("W/\"a\"", "\"a\""));
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn if_modified_since_matches_a_response_unchanged_since_then() {
-        let since = |asked, stored: &[(&'static str, &str)]| {
-            is_known(&headers(&[("if-modified-since", asked)]), &headers(stored))
+        let since = |request, stored: &[(&'static str, &str)]| {
+            is_known(&headers(&[("if-modified-since", request)]), &headers(stored))
         };
         assert!(since(NOON, &[("last-modified", EARLIER)]));
         assert!(since(NOON, &[("last-modified", NOON)]));
@@ -134,8 +134,8 @@ mod tests {
 
     #[test]
     fn if_range_applies_only_with_a_strong_validator_of_the_same_response() {
-        let applies = |asked, stored: &[(&'static str, &str)]| {
-            range_applies(&headers(&[("if-range", asked)]), &headers(stored))
+        let applies = |request, stored: &[(&'static str, &str)]| {
+            range_applies(&headers(&[("if-range", request)]), &headers(stored))
         };
         assert!(applies("\"a\"", &[("etag", "\"a\"")]));
         assert!(!applies("W/\"a\"", &[("etag", "W/\"a\"")]));

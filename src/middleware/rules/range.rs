@@ -16,8 +16,8 @@ pub(crate) enum RangePart {
 
 /// The requested part of a body of `length` bytes. A request for several ranges gets the whole body (RFC 9110, section
 /// 14.2, allows it), since many small ranges are a way to overload a server.
-pub(crate) fn part(asked: &HeaderMap, length: usize) -> RangePart {
-    let mut lines = asked.get_all(RANGE).into_iter();
+pub(crate) fn part(request: &HeaderMap, length: usize) -> RangePart {
+    let mut lines = request.get_all(RANGE).into_iter();
     match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
         (Some(line), None) => read(line, length).unwrap_or(RangePart::Whole),
         _ => RangePart::Whole,

@@ -62,7 +62,7 @@ enum Sign {
 }
 
 impl Client {
-    fn of<B>(
+    fn from_request<B>(
         request: &Request<B>,
         (fields, has_cookies): (RequestFields, bool),
         policy: &Policy,
@@ -126,7 +126,7 @@ impl RequestDirectives {
             fields.has(RequestField::Cookie) && !policy.public && has_cookies(headers, policy);
         let client = match client_key {
             Some(_) => Client::default(),
-            None => Client::of(request, (fields, has_cookies), policy, identity),
+            None => Client::from_request(request, (fields, has_cookies), policy, identity),
         };
         let is_read_by_name = !policy.vary_cookies.is_empty() && !policy.identity.is_strict;
         let mut conditions = conditions(headers, fields);
@@ -144,7 +144,7 @@ impl RequestDirectives {
         if cookies::are_ambiguous(headers, policy, needs_others) {
             return Err(BypassReason::Personal);
         }
-        let mut asked = Self {
+        let mut directives = Self {
             method: request.method().clone(),
             fields,
             conditions,
@@ -156,9 +156,9 @@ impl RequestDirectives {
             content: None,
         };
         if fields.has(RequestField::CacheControl) {
-            asked.direct(&Directives::from_headers(headers), policy)?;
+            directives.direct(&Directives::from_headers(headers), policy)?;
         }
-        Ok(asked)
+        Ok(directives)
     }
 
     /// Finds out again how a request identifies its client, after headers were removed. Of its cookies, those are left by
@@ -170,7 +170,7 @@ impl RequestDirectives {
         identity: &IdentitySource,
     ) {
         let fields = RequestFields::from_headers(request.headers());
-        self.client = Client::of(request, (fields, false), policy, identity);
+        self.client = Client::from_request(request, (fields, false), policy, identity);
         self.has_other_cookies = false;
     }
 

@@ -26,7 +26,7 @@ const GRPC_STATUS: &str = "grpc-status";
 /// How a response may be stored.
 #[derive(Debug)]
 pub(crate) struct Cacheability {
-    pub(crate) terms: Freshness,
+    pub(crate) freshness: Freshness,
     /// Its age when it arrived, if that does not count against its TTL.
     pub(crate) age: Duration,
     /// Fields that may not be stored with it.
@@ -46,7 +46,7 @@ pub(crate) struct Times {
 pub(crate) fn cacheability(
     status: StatusCode,
     headers: &HeaderMap,
-    asked: &RequestDirectives,
+    request: &RequestDirectives,
     policy: &Policy,
     times: Times,
 ) -> Result<Cacheability, Uncacheable> {
@@ -68,17 +68,17 @@ pub(crate) fn cacheability(
     }
     let control = ResponseControl::from_headers(headers);
     let varies_by = vary::names(headers, policy)?;
-    if asked.has_other_cookies && vary::by_cookies(headers) {
+    if request.has_other_cookies && vary::by_cookies(headers) {
         let why = "the response varies by cookies, and the request has some that the policy does not name";
         return Err(Uncacheable::new("vary", why));
     }
-    let (terms, age) = match policy.is_standard {
-        true => (by_headers(status, headers, asked, policy, &control, times)?, Duration::ZERO),
+    let (freshness, age) = match policy.is_standard {
+        true => (by_headers(status, headers, request, policy, &control, times)?, Duration::ZERO),
         false => (by_author(status, &control, policy)?, age(headers, times.now, times.delay)),
     };
     let of_tags = policy.tag_fields.iter().filter_map(|name| name.parse().ok());
     let withheld = control.directives.withheld().cloned().chain(of_tags).collect();
-    Ok(Cacheability { terms, age, withheld, varies_by })
+    Ok(Cacheability { freshness, age, withheld, varies_by })
 }
 
 /// Whether a head or trailers say that a gRPC call failed. Its HTTP status is 200 all the same.
@@ -137,9 +137,9 @@ fn by_author(
         let why = "statuses 204, 404 and 410 are stored only with Policy::negative_ttl";
         return Err(Uncacheable::new("negative", why));
     }
-    let said = &control.directives;
+    let directives = &control.directives;
     // A directive for single fields counts for the whole response here: the route's author can omit those fields.
-    if said.no_store || said.private.is_some() || said.no_cache.is_some() {
+    if directives.no_store || directives.private.is_some() || directives.no_cache.is_some() {
         return Err(Uncacheable::new(
             "cache-control",
             "the response says no-store, private or no-cache",
@@ -151,30 +151,30 @@ fn by_author(
 fn by_headers(
     status: StatusCode,
     headers: &HeaderMap,
-    asked: &RequestDirectives,
+    request: &RequestDirectives,
     policy: &Policy,
     control: &ResponseControl,
     times: Times,
 ) -> Result<Freshness, Uncacheable> {
-    is_allowed(status, asked, control)?;
-    let said = &control.directives;
+    is_allowed(status, request, control)?;
+    let directives = &control.directives;
     // Sections 5.2.2.2, 5.2.2.4, 5.2.2.8 and 5.2.2.10.
-    let is_strict = said.must_revalidate
-        || said.proxy_revalidate
-        || said.s_maxage.is_some() && !policy.s_maxage_allows_stale
-        || said.is_no_cache()
+    let is_strict = directives.must_revalidate
+        || directives.proxy_revalidate
+        || directives.s_maxage.is_some() && !policy.s_maxage_allows_stale
+        || directives.is_no_cache()
         || is_error(status);
-    let window = |said: Option<Duration>, policy: Duration| match is_strict {
+    let window = |directives: Option<Duration>, policy: Duration| match is_strict {
         true => Duration::ZERO,
-        false => said.unwrap_or(policy),
+        false => directives.unwrap_or(policy),
     };
     let fresh = lifetime(status, headers, control, times.now);
-    let is_post = asked.method == Method::POST;
+    let is_post = request.method == Method::POST;
     if is_post && !is_explicit(headers, control) {
         // RFC 9110, section 9.3.3.
         return Err(Uncacheable::new("no-lifetime", "the response to POST gives no lifetime"));
     }
-    let may_guess = is_heuristically_cacheable(status) || said.public;
+    let may_guess = is_heuristically_cacheable(status) || directives.public;
     if fresh.is_none() && !may_guess {
         return Err(Uncacheable::new("no-lifetime", "the response has no lifetime"));
     }
@@ -182,26 +182,29 @@ fn by_headers(
     let has_validator =
         !is_post && (headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED));
     let longest = if is_error(status) { policy.error_ttl } else { Duration::MAX };
-    let terms = Freshness {
+    let freshness = Freshness {
         age: age(headers, times.now, times.delay),
-        ttl: if said.is_no_cache() {
+        ttl: if directives.is_no_cache() {
             Duration::ZERO
         } else {
             fresh.unwrap_or_default().min(longest)
         },
-        while_revalidating: window(said.stale_while_revalidate, policy.stale_while_revalidate),
-        if_error: window(said.stale_if_error, policy.stale_if_error),
+        while_revalidating: window(
+            directives.stale_while_revalidate,
+            policy.stale_while_revalidate,
+        ),
+        if_error: window(directives.stale_if_error, policy.stale_if_error),
         to_revalidate: if has_validator { TO_REVALIDATE } else { STALE_IS_WORTH },
         is_strict,
     };
-    let is_stale = terms.age >= terms.ttl;
-    if is_stale && !has_validator && (is_strict || terms.ttl.is_zero()) {
+    let is_stale = freshness.age >= freshness.ttl;
+    if is_stale && !has_validator && (is_strict || freshness.ttl.is_zero()) {
         return Err(Uncacheable::new(
             "stale",
             "the response is stale on arrival, and has no validator",
         ));
     }
-    Ok(terms)
+    Ok(freshness)
 }
 
 /// Whether a response is an error that one client may have provoked for all. RFC 9111 allows to store it.
@@ -217,10 +220,10 @@ const STALE_IS_WORTH: Duration = Duration::from_secs(60 * 60);
 /// Whether RFC 9111, section 3, allows to store a response.
 fn is_allowed(
     status: StatusCode,
-    asked: &RequestDirectives,
+    request: &RequestDirectives,
     control: &ResponseControl,
 ) -> Result<(), Uncacheable> {
-    let said = &control.directives;
+    let directives = &control.directives;
     let refused = |why: &'static str| Err(Uncacheable::new("cache-control", why));
     if status.is_informational() || status == StatusCode::NOT_MODIFIED {
         return Err(Uncacheable::new(
@@ -229,25 +232,25 @@ fn is_allowed(
         ));
     }
     // Section 5.2.2.3: with it, `no-store` is for caches that do not know the status.
-    if said.must_understand && !is_understood(status) {
+    if directives.must_understand && !is_understood(status) {
         return refused("the response says must-understand, and its status is unknown");
     }
-    if said.no_store && !said.must_understand {
+    if directives.no_store && !directives.must_understand {
         return refused("the response says no-store");
     }
-    if said.is_private() {
+    if directives.is_private() {
         return refused("the response says private");
     }
     // A malformed one is zero, and does not make the response shared.
-    let is_shared = said.s_maxage.is_some_and(|age| !age.is_zero());
-    let is_for_all = said.public || is_shared;
+    let is_shared = directives.s_maxage.is_some_and(|age| !age.is_zero());
+    let is_for_all = directives.public || is_shared;
     // Section 3.5.
-    if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
+    if request.client.is_authorized && !is_for_all && !directives.must_revalidate {
         let why = "the request had Authorization, and the response does not say public";
         return Err(Uncacheable::new(PERSONAL, why));
     }
     // Stricter than the RFC: cookies and other headers identify people just as well.
-    if (asked.client.has_cookies || asked.client.is_identified()) && !is_for_all {
+    if (request.client.has_cookies || request.client.is_identified()) && !is_for_all {
         let why = "the request had cookies or another header that says who the client is, and the response does not say \
                    public";
         return Err(Uncacheable::new(PERSONAL, why));
@@ -278,7 +281,7 @@ mod tests {
         lines.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn asked(lines: &[(&'static str, &str)]) -> RequestDirectives {
+    fn request(lines: &[(&'static str, &str)]) -> RequestDirectives {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
         RequestDirectives::new(&request, &Policy::standard(), &IdentitySource::default(), None)
@@ -288,23 +291,23 @@ mod tests {
     fn of(
         status: u16,
         lines: &[(&'static str, &str)],
-        asked: &RequestDirectives,
+        request: &RequestDirectives,
         policy: &Policy,
     ) -> Result<Cacheability, &'static str> {
         let status = StatusCode::from_u16(status).unwrap();
         let times = Times { now: httpdate::parse_http_date(NOW).unwrap(), delay: Duration::ZERO };
-        cacheability(status, &headers(lines), asked, policy, times)
+        cacheability(status, &headers(lines), request, policy, times)
             .map_err(|uncacheable| uncacheable.token)
     }
 
     fn by_author(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {
         let policy = Policy::ttl(Duration::from_secs(7));
-        of(status, lines, &asked(&[]), &policy).map(|leave| leave.terms.ttl.as_secs())
+        of(status, lines, &request(&[]), &policy).map(|storable| storable.freshness.ttl.as_secs())
     }
 
     fn ttl(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {
-        let leave = of(status, lines, &asked(&[]), &Policy::standard());
-        leave.map(|leave| leave.terms.ttl.as_secs())
+        let storable = of(status, lines, &request(&[]), &Policy::standard());
+        storable.map(|storable| storable.freshness.ttl.as_secs())
     }
 
     #[test]
@@ -340,8 +343,9 @@ mod tests {
         for status in [400, 405, 413, 414, 431, 500, 501, 503, 599] {
             assert_eq!(ttl(status, &fresh), Ok(10), "{status}: as long as the policy says");
             let none = Policy::standard().error_ttl(Duration::ZERO);
-            let leave = of(status, &fresh, &asked(&[]), &none).map(|leave| leave.terms.ttl);
-            assert_eq!(leave, Err("stale"), "{status}");
+            let storable =
+                of(status, &fresh, &request(&[]), &none).map(|storable| storable.freshness.ttl);
+            assert_eq!(storable, Err("stale"), "{status}");
         }
         for status in [206, 304] {
             assert_eq!(ttl(status, &fresh), Err("status"), "{status}");
@@ -358,63 +362,70 @@ mod tests {
 
     #[test]
     fn must_understand_overrides_no_store_only_for_a_known_status() {
-        let said = [("cache-control", "max-age=60, no-store, must-understand")];
-        assert_eq!(ttl(200, &said), Ok(60));
-        assert_eq!(ttl(599, &said), Err("cache-control"));
+        let directives = [("cache-control", "max-age=60, no-store, must-understand")];
+        assert_eq!(ttl(200, &directives), Ok(60));
+        assert_eq!(ttl(599, &directives), Err("cache-control"));
     }
 
     #[test]
     fn fields_named_by_no_cache_or_private_are_withheld() {
-        let said = [("cache-control", "max-age=60, no-cache=\"a\", private=\"b\"")];
-        let leave = of(200, &said, &asked(&[]), &Policy::standard()).unwrap();
-        assert_eq!(leave.withheld, ["a", "b"]);
-        assert_eq!(leave.terms.ttl.as_secs(), 60);
+        let directives = [("cache-control", "max-age=60, no-cache=\"a\", private=\"b\"")];
+        let storable = of(200, &directives, &request(&[]), &Policy::standard()).unwrap();
+        assert_eq!(storable.withheld, ["a", "b"]);
+        assert_eq!(storable.freshness.ttl.as_secs(), 60);
     }
 
     #[test]
     fn a_response_to_an_identified_client_is_stored_only_if_marked_as_shared() {
-        let by = |who, said| {
-            let asked = asked(&[(who, "x=1")]);
-            of(200, &[("cache-control", said)], &asked, &Policy::standard()).is_ok()
+        let by = |who, directives| {
+            let request = request(&[(who, "x=1")]);
+            of(200, &[("cache-control", directives)], &request, &Policy::standard()).is_ok()
         };
-        for (said, authorized, cookies) in [
+        for (directives, authorized, cookies) in [
             ("max-age=60", false, false),
             ("max-age=60, must-revalidate", true, false),
             ("max-age=60, public", true, true),
             ("s-maxage=60", true, true),
         ] {
-            assert_eq!(by("authorization", said), authorized, "{said}");
-            assert_eq!(by("cookie", said), cookies, "{said}");
+            assert_eq!(by("authorization", directives), authorized, "{directives}");
+            assert_eq!(by("cookie", directives), cookies, "{directives}");
         }
     }
 
     #[test]
     fn must_revalidate_proxy_revalidate_and_s_maxage_forbid_stale_serving() {
         let policy = Policy::standard().stale_if_error(Duration::from_secs(5));
-        let windows = |said: &str| {
-            let leave = of(200, &[("cache-control", said)], &asked(&[]), &policy).unwrap();
-            let terms = leave.terms;
-            (terms.while_revalidating.as_secs(), terms.if_error.as_secs(), terms.is_strict)
+        let windows = |directives: &str| {
+            let storable =
+                of(200, &[("cache-control", directives)], &request(&[]), &policy).unwrap();
+            let freshness = storable.freshness;
+            (
+                freshness.while_revalidating.as_secs(),
+                freshness.if_error.as_secs(),
+                freshness.is_strict,
+            )
         };
         assert_eq!(windows("max-age=1"), (0, 5, false));
         assert_eq!(windows("max-age=1, stale-if-error=9, stale-while-revalidate=3"), (3, 9, false));
         for strict in ["must-revalidate", "proxy-revalidate", "s-maxage=1"] {
-            let said = format!("max-age=1, stale-if-error=9, stale-while-revalidate=3, {strict}");
-            assert_eq!(windows(&said), (0, 0, true), "{strict}");
+            let directives =
+                format!("max-age=1, stale-if-error=9, stale-while-revalidate=3, {strict}");
+            assert_eq!(windows(&directives), (0, 0, true), "{strict}");
         }
     }
 
     #[test]
     fn s_maxage_permits_stale_serving_if_the_policy_says_so() {
-        let windows = |said: &str, policy: &Policy| {
-            let leave = of(200, &[("cache-control", said)], &asked(&[]), policy).unwrap();
-            (leave.terms.while_revalidating.as_secs(), leave.terms.if_error.as_secs())
+        let windows = |directives: &str, policy: &Policy| {
+            let storable =
+                of(200, &[("cache-control", directives)], &request(&[]), policy).unwrap();
+            (storable.freshness.while_revalidating.as_secs(), storable.freshness.if_error.as_secs())
         };
-        let said = "s-maxage=1, stale-while-revalidate=30, stale-if-error=60";
-        assert_eq!(windows(said, &Policy::standard()), (0, 0));
+        let directives = "s-maxage=1, stale-while-revalidate=30, stale-if-error=60";
+        assert_eq!(windows(directives, &Policy::standard()), (0, 0));
         let lenient = Policy::standard().s_maxage_allows_stale();
-        assert_eq!(windows(said, &lenient), (30, 60));
-        assert_eq!(windows(&format!("{said}, must-revalidate"), &lenient), (0, 0));
+        assert_eq!(windows(directives, &lenient), (30, 60));
+        assert_eq!(windows(&format!("{directives}, must-revalidate"), &lenient), (0, 0));
         assert_eq!(windows("s-maxage=1", &lenient), (0, 0));
     }
 
@@ -424,6 +435,6 @@ mod tests {
         headers.insert("vary", http::HeaderValue::from_bytes(b"\xff").unwrap());
         let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
         let policy = Policy::ttl(Duration::from_secs(7));
-        assert!(cacheability(StatusCode::OK, &headers, &asked(&[]), &policy, times).is_err());
+        assert!(cacheability(StatusCode::OK, &headers, &request(&[]), &policy, times).is_err());
     }
 }

@@ -79,7 +79,7 @@ const MOST_MOVES: usize = 256;
 
 /// An entry that was looked up.
 #[derive(Debug)]
-pub(super) struct Hit<'a, V> {
+pub(super) struct ShardHit<'a, V> {
     pub(super) value: &'a V,
     pub(super) weight: u64,
     /// Whether [`Shard::renew`] is due.
@@ -124,7 +124,7 @@ impl<K, V> Shard<K, V> {
         hash: u64,
         is_key: impl Fn(&K) -> bool,
         rules: EvictionRules,
-    ) -> Option<Hit<'_, V>> {
+    ) -> Option<ShardHit<'_, V>> {
         let slot = self.slots.get(self.find(hash, is_key)?)?;
         let is_renewal_due = match rules {
             EvictionRules::Lru => {
@@ -139,7 +139,7 @@ impl<K, V> Shard<K, V> {
                 false
             }
         };
-        Some(Hit { value: &slot.value, weight: slot.weight, is_renewal_due })
+        Some(ShardHit { value: &slot.value, weight: slot.weight, is_renewal_due })
     }
 
     /// Makes an entry the most recently used one.

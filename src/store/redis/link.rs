@@ -93,11 +93,11 @@ impl RedisLink {
             self.replace();
             return Err(StoreError::Backend("not connected to Redis".into()));
         };
-        let request = RedisRequest { link: self, since: now(), count, answered: false };
-        match timeout(REPLY_WITHIN, handle.ask(command)).await {
+        let request = RedisRequest { link: self, since: now(), count, replied: false };
+        match timeout(REPLY_WITHIN, handle.send(command)).await {
             Err(_) => Err(StoreError::Timeout(REPLY_WITHIN)),
             Ok(Ok(value)) => {
-                request.answered();
+                request.replied();
                 Ok(value)
             }
             Ok(Err(error)) => {
@@ -206,12 +206,12 @@ struct RedisRequest<'a> {
     link: &'a Arc<RedisLink>,
     since: Instant,
     count: u32,
-    answered: bool,
+    replied: bool,
 }
 
 impl RedisRequest<'_> {
-    fn answered(mut self) {
-        self.answered = true;
+    fn replied(mut self) {
+        self.replied = true;
         self.link.relax(self.count);
     }
 
@@ -225,13 +225,13 @@ impl RedisRequest<'_> {
             // The server is no longer the master; a new connection reaches the new master.
             self.link.replace();
         }
-        self.answered();
+        self.replied();
     }
 }
 
 impl Drop for RedisRequest<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.since.elapsed() >= SLOW {
+        if !self.replied && self.since.elapsed() >= SLOW {
             self.link.strain(self.count);
         }
     }

@@ -54,7 +54,7 @@ type ReadValue = Result<Value, StoreError>;
 
 struct PendingRead {
     name: String,
-    answer: oneshot::Sender<ReadValue>,
+    reply: oneshot::Sender<ReadValue>,
 }
 
 impl MgetBatcher {
@@ -73,12 +73,12 @@ impl MgetBatcher {
         if !self.are_together() {
             return self.read_alone(&name).await;
         }
-        let (answer, answered) = oneshot::channel();
-        if self.add(PendingRead { name, answer }) {
-            tokio::spawn(send(self.clone()));
+        let (reply, receiver) = oneshot::channel();
+        if self.add(PendingRead { name, reply }) {
+            tokio::spawn(send_collected(self.clone()));
         }
-        match self.answered(answered).await? {
-            Ok(answer) => answer,
+        match self.await_reply(receiver).await? {
+            Ok(reply) => reply,
             Err(_) => Err(StoreError::Backend("the read was abandoned".into())),
         }
     }
@@ -120,18 +120,18 @@ impl MgetBatcher {
     }
 
     /// Waits for the reply to a read on the list.
-    async fn answered<T>(
+    async fn await_reply<T>(
         self: &Arc<Self>,
-        mut answered: oneshot::Receiver<T>,
+        mut receiver: oneshot::Receiver<T>,
     ) -> Result<Reply<T>, StoreError> {
-        if let Ok(answered) = timeout(LATE, &mut answered).await {
-            return Ok(answered);
+        if let Ok(reply) = timeout(LATE, &mut receiver).await {
+            return Ok(reply);
         }
         let late = self.take_late();
         if !late.is_empty() {
-            tokio::spawn(ask_all(self.clone(), late));
+            tokio::spawn(send_all(self.clone(), late));
         }
-        timeout(REPLY_WITHIN + LATE, answered)
+        timeout(REPLY_WITHIN + LATE, receiver)
             .await
             .map_err(|_late| StoreError::Timeout(REPLY_WITHIN))
     }
@@ -176,40 +176,40 @@ impl Waiting {
 }
 
 /// Sends all reads that are on the list after one yield.
-async fn send(batcher: Arc<MgetBatcher>) {
+async fn send_collected(batcher: Arc<MgetBatcher>) {
     yield_now().await;
     let reads = batcher.take();
-    ask_all(batcher, reads).await;
+    send_all(batcher, reads).await;
 }
 
-async fn ask_all(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
+async fn send_all(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
     while reads.len() > MOST_TOGETHER {
         let rest = reads.split_off(MOST_TOGETHER);
-        tokio::spawn(ask(batcher.clone(), std::mem::replace(&mut reads, rest)));
+        tokio::spawn(send_batch(batcher.clone(), std::mem::replace(&mut reads, rest)));
     }
-    ask(batcher, reads).await;
+    send_batch(batcher, reads).await;
 }
 
 /// Sends one command and passes the values to the waiting reads. Stops if all of them are cancelled.
-async fn ask(batcher: Arc<MgetBatcher>, reads: Vec<PendingRead>) {
-    let waiting = reads.into_iter().filter(|read| !read.answer.is_closed());
-    let (names, mut answers): (Vec<_>, Vec<_>) =
-        waiting.map(|PendingRead { name, answer }| (name, answer)).unzip();
+async fn send_batch(batcher: Arc<MgetBatcher>, reads: Vec<PendingRead>) {
+    let waiting = reads.into_iter().filter(|read| !read.reply.is_closed());
+    let (names, mut replies): (Vec<_>, Vec<_>) =
+        waiting.map(|PendingRead { name, reply }| (name, reply)).unzip();
     if names.is_empty() {
         return;
     }
     let values = tokio::select! {
         values = batcher.read_together(&names) => values,
-        () = all_gone(&mut answers) => return,
+        () = all_gone(&mut replies) => return,
     };
     // A caller may have been cancelled.
     if let Some(values) = values {
-        answers.into_iter().zip(values).for_each(|(answer, value)| drop(answer.send(value)));
+        replies.into_iter().zip(values).for_each(|(reply, value)| drop(reply.send(value)));
     } else {
-        let each = answers.into_iter().zip(&names).map(async |(mut answer, name)| {
+        let each = replies.into_iter().zip(&names).map(async |(mut reply, name)| {
             tokio::select! {
-                value = batcher.read_alone(name) => drop(answer.send(value)),
-                () = answer.closed() => {}
+                value = batcher.read_alone(name) => drop(reply.send(value)),
+                () = reply.closed() => {}
             }
         });
         join_all(each).await;
@@ -226,9 +226,9 @@ fn mget(names: &[String]) -> Cmd {
 }
 
 /// Resolves when all reads were cancelled.
-async fn all_gone(answers: &mut [oneshot::Sender<ReadValue>]) {
-    for answer in answers {
-        answer.closed().await;
+async fn all_gone(replies: &mut [oneshot::Sender<ReadValue>]) {
+    for reply in replies {
+        reply.closed().await;
     }
 }
 

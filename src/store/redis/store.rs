@@ -137,7 +137,7 @@ impl Redis {
             return Ok(None);
         }
         let entry = Arc::new(self.seal().decode(|| self.names().entry(key), bytes)?);
-        Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
+        Ok(entry.is_for(key).then_some(Found { entry, tier: Tier::Shared }))
     }
 
     async fn find_or_lease(

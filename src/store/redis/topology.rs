@@ -95,7 +95,7 @@ impl RedisPool {
             Self::Sentinel(pool) => PooledConnection::Sentinel(pool.get().await?),
         };
         // A server that requires a password accepts any connection, and fails only the first command.
-        match held.handle().ask(&redis::cmd("PING")).await {
+        match held.handle().send(&redis::cmd("PING")).await {
             // It can't write to its disk, and responds so to PING too, but still serves reads.
             Err(error) if error.code() == Some("MISCONF") => {}
             replied => drop(replied?),
@@ -182,7 +182,7 @@ impl PooledConnection {
 }
 
 impl ConnectionHandle {
-    pub(super) async fn ask(&mut self, command: &Cmd) -> redis::RedisResult<Value> {
+    pub(super) async fn send(&mut self, command: &Cmd) -> redis::RedisResult<Value> {
         match self {
             Self::One(connection) => command.query_async(connection).await,
             #[cfg(feature = "redis-cluster")]

@@ -33,7 +33,7 @@ pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
         Err(error) => return vec![Check::bad("primary", error)],
     };
     let mut checks = match db.primary().acquire().await {
-        Ok(mut conn) => of_primary(&mut conn).await.unwrap_or_else(failed),
+        Ok(mut conn) => primary_checks(&mut conn).await.unwrap_or_else(failed),
         Err(error) => failed(error),
     };
     checks.push(match Changes::follow(&db).await {
@@ -41,7 +41,7 @@ pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
         Err(error) => Check::bad("listener", error),
     });
     for url in &servers.replica {
-        checks.push(of_replica(&db, url).await);
+        checks.push(replica_check(&db, url).await);
     }
     if servers.replica.is_empty() {
         checks.push(Check::good(
@@ -56,7 +56,7 @@ fn failed(error: sqlx::Error) -> Vec<Check> {
     vec![Check::bad("primary", error)]
 }
 
-async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+async fn primary_checks(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
     let settings =
         "select current_setting('server_version'), current_setting('server_version_num')::int,
         current_setting('wal_level')";
@@ -71,21 +71,21 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
             .mend("set wal_level = replica, and restart Postgres"),
         _ => Check::good("wal_level", wal),
     };
-    let mut checks = vec![primary, wal, of_clock(conn).await?];
+    let mut checks = vec![primary, wal, clock_check(conn).await?];
     match Triggers::status(&mut *conn).await {
         Ok(status) => {
-            of_schema(&status, &mut checks);
+            schema_checks(&status, &mut checks);
             if status.tables.iter().any(|table| table.source == ChangeSource::LogicalReplication) {
-                checks.push(of_retained(&mut *conn).await?);
+                checks.push(retained_wal(&mut *conn).await?);
             }
-            checks.push(of_writers(&Facts::read(conn).await?));
+            checks.push(writers_check(&Facts::read(conn).await?));
         }
         Err(error) => checks.push(Check::bad("schema tidegate", error)),
     }
     Ok(checks)
 }
 
-fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
+fn schema_checks(status: &SchemaStatus, checks: &mut Vec<Check>) {
     let version = format!("version {}", status.version);
     checks.push(match status.outdated {
         true => Check::bad(
@@ -130,10 +130,10 @@ fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
             Check::warning("tables", "no table is tracked, so only untracked policies can cache");
         checks.push(none.mend("tidegate install TABLE..."));
     }
-    checks.extend(status.tables.iter().flat_map(of_table));
+    checks.extend(status.tables.iter().flat_map(table_checks));
 }
 
-fn of_table(table: &TableStatus) -> Vec<Check> {
+fn table_checks(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
     let triggers = if table.is_sound() {
         Check::good(&what, "every change is seen")
@@ -154,7 +154,7 @@ fn of_table(table: &TableStatus) -> Vec<Check> {
 }
 
 /// What bounds the write-ahead log that the server keeps for a node that hangs and, with a limit, for one that has stopped.
-async fn of_retained(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
+async fn retained_wal(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     let query =
         "select current_setting('max_slot_wal_keep_size'), current_setting('wal_sender_timeout')";
     let (most, timeout): (String, String) = sqlx::query_as(query).fetch_one(conn).await?;
@@ -177,7 +177,7 @@ async fn of_retained(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     })
 }
 
-fn of_writers(facts: &Facts) -> Check {
+fn writers_check(facts: &Facts) -> Check {
     match facts.oldest_writer_seconds.zip(facts.oldest_writer_pid) {
         Some((seconds, pid)) if seconds > LONG => {
             let found = format!("process {pid} has had one transaction open for {seconds:.0} s");
@@ -187,7 +187,7 @@ fn of_writers(facts: &Facts) -> Check {
     }
 }
 
-async fn of_clock(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
+async fn clock_check(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     let (began, before) = (Instant::now(), now());
     let query = "select extract(epoch from clock_timestamp())::float8";
     let theirs: f64 = sqlx::query_scalar(query).fetch_one(conn).await?;
@@ -207,7 +207,7 @@ fn now() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
-async fn of_replica(db: &Database, url: &str) -> Check {
+async fn replica_check(db: &Database, url: &str) -> Check {
     match db.add_replica(url.trim()).await {
         Ok(name) => Check::good(format!("replica {name}"), "follows the primary"),
         Err(error) => Check::bad("replica", error),

@@ -37,10 +37,10 @@ pub(super) async fn checks(url: &str) -> Vec<Check> {
         }
         false => Check::good("Redis", found),
     };
-    [time].into_iter().chain(infos.iter().flat_map(of_server)).collect()
+    [time].into_iter().chain(infos.iter().flat_map(server_checks)).collect()
 }
 
-fn of_server(info: &RedisInfo) -> Vec<Check> {
+fn server_checks(info: &RedisInfo) -> Vec<Check> {
     let major = info.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let version = match major {
         Some(..6) => {
@@ -48,10 +48,10 @@ fn of_server(info: &RedisInfo) -> Vec<Check> {
         }
         _ => Check::good("Redis", format!("version {}", info.version)),
     };
-    vec![version, of_memory(info)]
+    vec![version, memory_check(info)]
 }
 
-fn of_memory(info: &RedisInfo) -> Check {
+fn memory_check(info: &RedisInfo) -> Check {
     let what = "Redis memory";
     let policy = &info.eviction_policy;
     let used = format!("{} of {} bytes used, {policy}", info.used_memory, info.max_memory);

@@ -170,7 +170,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
 /// Waits until enough responses were checked, the time is over, a task failed, or the guarantee was violated.
 async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(), Failure> {
     let limit = tokio::time::sleep(Duration::from_secs(options.seconds));
-    let progress = Progress::of("responses checked", options.reads)?;
+    let progress = Progress::new("responses checked", options.reads)?;
     tokio::pin!(limit);
     let began = tokio::time::Instant::now();
     let mut minutes = 0;

@@ -47,7 +47,7 @@ pub(super) struct Sample {
 #[derive(Debug, Deserialize)]
 struct Said {
     answers: u64,
-    answers_per_second: f64,
+    responses_per_second: f64,
     latency_ms: Latency,
     statuses: serde_json::Map<String, serde_json::Value>,
 }
@@ -94,7 +94,7 @@ impl Load {
         let made = self::runs(server.origin()).await? - runs;
         proven(variant, &said, made)?;
         Ok(Sample {
-            per_second: said.answers_per_second,
+            per_second: said.responses_per_second,
             p50_ms: said.latency_ms.p50,
             p99_ms: said.latency_ms.p99,
             cpu_us: took.map(|(after, before)| each(after.saturating_sub(before), said.answers)),

@@ -133,14 +133,14 @@ fn written(is_open: bool) -> Requirement {
 /// A primary that counts how often its position is observed, and returns a larger one each time.
 #[derive(Default)]
 struct Primary {
-    asked: Cell<u64>,
+    queries: Cell<u64>,
     is_down: Cell<bool>,
 }
 
 impl Primary {
     async fn position(&self) -> Result<LogPosition, &'static str> {
-        self.asked.set(self.asked.get() + 1);
-        let position = self.asked.get();
+        self.queries.set(self.queries.get() + 1);
+        let position = self.queries.get();
         yield_now().await;
         if self.is_down.get() { Err("it is down") } else { Ok(at(1, position)) }
     }
@@ -161,7 +161,7 @@ async fn concurrent_lookups_share_one_observed_position() {
         let all = join_all((0..100).map(|_| one())).await;
         assert!(all.iter().all(|observed| *observed == Some(1)), "{all:?}");
         // Later ones of the same call as well.
-        assert_eq!((one().await, primary.asked.get()), (Some(1), 1));
+        assert_eq!((one().await, primary.queries.get()), (Some(1), 1));
     }
 }
 
@@ -175,11 +175,11 @@ async fn an_observation_begun_before_a_lookup_is_not_used_while_a_write_is_open(
     let others = join_all((0..100).map(|_| primary.observed(&requirement, None)));
     let mut others = pin!(others);
     assert!(poll!(&mut others).is_pending());
-    assert_eq!(primary.asked.get(), 0, "one at a time");
+    assert_eq!(primary.queries.get(), 0, "one at a time");
     sender.send(at(1, 0)).unwrap();
     assert_eq!(first.await.unwrap(), Some(at(1, 0)));
     assert!(others.await.iter().all(|observed| *observed == Some(1)));
-    assert_eq!(primary.asked.get(), 1);
+    assert_eq!(primary.queries.get(), 1);
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_lookup_whose_task_is_stalled_is_overtaken() {
     // Its own result comes too late for others.
     sender.send(at(1, 0)).unwrap();
     assert_eq!(first.await.unwrap(), Some(at(1, 1)));
-    assert_eq!((primary.observed(&requirement, None).await, primary.asked.get()), (Some(2), 2));
+    assert_eq!((primary.observed(&requirement, None).await, primary.queries.get()), (Some(2), 2));
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn lookups_that_wait_for_an_unreachable_primary_share_one_attempt() {
     let arrival = Some(requirement.arrive(A));
     let all = join_all((0..100).map(|_| primary.observed(&requirement, arrival))).await;
     assert!(all.iter().all(Option::is_none), "{all:?}");
-    assert_eq!(primary.asked.get(), 1);
+    assert_eq!(primary.queries.get(), 1);
     primary.is_down.set(false);
     assert_eq!(primary.observed(&requirement, None).await, Some(2), "it is asked again");
 }

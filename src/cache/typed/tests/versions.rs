@@ -3,9 +3,9 @@
 use super::*;
 
 /// Like [`is_loaded`], for two versions of one type.
-async fn is_loaded_anew<A: Value, B: Value>(stored: A, asked: B) {
+async fn is_loaded_anew<A: Value, B: Value>(stored: A, wanted: B) {
     assert_eq!(type_name::<A>(), type_name::<B>(), "else their paths differ");
-    is_loaded(stored, asked).await;
+    is_loaded(stored, wanted).await;
 }
 
 #[tokio::test]
@@ -163,9 +163,9 @@ async fn a_change_in_a_nested_type_is_a_miss() {
 async fn a_type_change_that_does_not_affect_the_stored_value_is_a_hit() {
     let cache = cache();
     let stored = value! { enum Status { Open, Closed } => (Status::Open, None::<u32>) };
-    let asked = value! { enum Status { Open, Closed, Held } => (Status::Open, None::<u32>) };
+    let wanted = value! { enum Status { Open, Closed, Held } => (Status::Open, None::<u32>) };
     get(&cache, &stored).await;
-    assert_eq!(get(&cache, &asked).await, asked);
+    assert_eq!(get(&cache, &wanted).await, wanted);
     assert_eq!(outcome(&cache, Outcome::Hit(Tier::Memory)), 1);
 }
 

@@ -51,7 +51,7 @@ fn request(headers: &HeaderMap) -> Request<Body> {
     request
 }
 
-fn asked(headers: &HeaderMap, policy: &Policy) -> Option<RequestDirectives> {
+fn directives(headers: &HeaderMap, policy: &Policy) -> Option<RequestDirectives> {
     RequestDirectives::new(&request(headers), policy, &IdentitySource::default(), None).ok()
 }
 
@@ -59,37 +59,38 @@ fn asked(headers: &HeaderMap, policy: &Policy) -> Option<RequestDirectives> {
 fn ours(case: &Case) -> Judged {
     let policy = Policy::standard().error_ttl(Duration::MAX);
     let times = Times { now: now(), delay: Duration::ZERO };
-    let leave = asked(&case.first, &policy)
-        .and_then(|asked| cacheability(case.status, &case.response, &asked, &policy, times).ok());
-    let Some(leave) = leave else {
+    let storable = directives(&case.first, &policy).and_then(|directives| {
+        cacheability(case.status, &case.response, &directives, &policy, times).ok()
+    });
+    let Some(storable) = storable else {
         return Judged { is_stored: false, fresh: 0, is_served: false };
     };
     Judged {
         is_stored: true,
-        fresh: leave.terms.ttl.saturating_sub(leave.terms.age).as_secs(),
-        is_served: is_served(case, &leave, &policy),
+        fresh: storable.freshness.ttl.saturating_sub(storable.freshness.age).as_secs(),
+        is_served: is_served(case, &storable, &policy),
     }
 }
 
 /// Whether the second request gets the stored response.
-fn is_served(case: &Case, leave: &Cacheability, policy: &Policy) -> bool {
-    let Some(asked) = asked(&case.second, policy) else { return false };
+fn is_served(case: &Case, storable: &Cacheability, policy: &Policy) -> bool {
+    let Some(directives) = directives(&case.second, policy) else { return false };
     let key = Key::new("t").finish();
-    let variant = |headers| vary::key(&key, &leave.varies_by, headers);
+    let variant = |headers| vary::key(&key, &storable.varies_by, headers);
     if variant(&case.first) != variant(&case.second) {
         return false;
     }
     let life = Lifetime {
-        age_on_arrival: leave.terms.age + case.later,
+        age_on_arrival: storable.freshness.age + case.later,
         // It arrives in the future, so that its age is a whole number of seconds.
         arrived: clock::now() + Duration::from_secs(3600),
-        ..leave.terms.life(0.0, Duration::ZERO)
+        ..storable.freshness.life(0.0, Duration::ZERO)
     };
     let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
     let entry = Entry::new(&key, basis, [].into(), life, (Bytes::new(), Bytes::new()));
     let is_kept = entry.age() < life.keep;
-    let accepted = asked.accepts(audience(&case.response), vary::by_cookies(&case.response));
-    let used = decide(Verdict::Valid, &entry, policy, &asked.limits);
+    let accepted = directives.accepts(audience(&case.response), vary::by_cookies(&case.response));
+    let used = decide(Verdict::Valid, &entry, policy, &directives.limits);
     is_kept && accepted && !matches!(used, EntryUse::Miss(_))
 }
 

@@ -87,7 +87,7 @@ struct Measured {
     hits: f64,
     stale: f64,
     /// The number of entries at the end.
-    kept: u64,
+    entries: u64,
 }
 
 pub(crate) fn run(options: &Options, output: Output) -> Result<ExitCode, Failure> {
@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options, output: Output) -> Result<ExitCode, Failure
     let sizes = || options.sizes.iter();
     let lines: Vec<_> =
         writes.iter().flat_map(|drawn| sizes().map(move |&size| (drawn, size))).collect();
-    let (progress, replayed) = (Progress::of("replays", lines.len() as u64)?, AtomicUsize::new(0));
+    let (progress, replayed) = (Progress::new("replays", lines.len() as u64)?, AtomicUsize::new(0));
     let rows = in_parallel(&lines, |&((share, writes), percent)| {
         let line = line((&trace, writes), *share, percent, options.ttl);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -174,7 +174,7 @@ async fn line(
     for (name, by) in [("ttl", By::Ttl(ttl)), ("table", By::Table), ("row", By::Row)] {
         let counts = replay((trace, writes), by, entries).await?;
         let (hits, stale) = (of_all(counts.hits), of_all(counts.stale));
-        tags.push(Measured { by: name, hits, stale, kept: counts.entries });
+        tags.push(Measured { by: name, hits, stale, entries: counts.entries });
     }
     Ok(Line {
         writes: share,

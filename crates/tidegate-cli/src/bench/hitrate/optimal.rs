@@ -10,18 +10,18 @@ use super::trace::{Trace, Writes};
 pub(crate) fn optimal(trace: &Trace, writes: &Writes, size: usize) -> u64 {
     let next = next_uses(trace, writes);
     // The next use of each stored key, and a heap with the furthest next use on top.
-    let mut kept: HashMap<u32, usize> = HashMap::new();
+    let mut entries: HashMap<u32, usize> = HashMap::new();
     let mut last: BinaryHeap<(usize, u32)> = BinaryHeap::new();
     let mut hits = 0;
     for (at, &key) in trace.accesses.iter().enumerate() {
-        hits += u64::from(kept.remove(&key) == Some(at));
+        hits += u64::from(entries.remove(&key) == Some(at));
         let Some(next) = next[at] else { continue };
-        kept.insert(key, next);
+        entries.insert(key, next);
         last.push((next, key));
-        while kept.len() > size {
+        while entries.len() > size {
             let Some((next, key)) = last.pop() else { break };
-            if kept.get(&key) == Some(&next) {
-                kept.remove(&key);
+            if entries.get(&key) == Some(&next) {
+                entries.remove(&key);
             }
         }
     }

@@ -45,7 +45,7 @@ impl Trace {
             let what = "is not a trace: it must consist of numbers of four bytes each, compressed by xz or not";
             return Err(format!("{} {what}", path.display()).into());
         }
-        Ok(Self::of(
+        Ok(Self::from_rows(
             numbers.iter().map(|bytes| u32::from_be_bytes(*bytes)),
             |key| key >> 10,
             |row| row >> 17,
@@ -69,10 +69,10 @@ impl Trace {
             let drawn = random.f64() * sum;
             numbers[up_to.partition_point(|up_to| *up_to < drawn).min(numbers.len() - 1)]
         };
-        Self::of((0..count).map(draw), |key| key, |row| row % 16)
+        Self::from_rows((0..count).map(draw), |key| key, |row| row % 16)
     }
 
-    fn of(
+    fn from_rows(
         keys: impl Iterator<Item = u32>,
         row_of: impl Fn(u32) -> u32,
         table_of: impl Fn(u32) -> u32,

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::answer::{Head, Reading};
 use super::pace::{Pace, Turn};
+use super::response::{Head, Reading};
 use super::tally::{Failed, Tally};
 use super::target::{self, Target};
 
@@ -37,7 +37,7 @@ impl Thread {
         match result {
             Ok((head, bytes)) => {
                 let now = Instant::now();
-                tally.answered(head, bytes, now - turn.due);
+                tally.completed(head, bytes, now - turn.due);
                 tally.took = now - self.pace.began;
             }
             Err(failed) => tally.failed(failed),
@@ -115,7 +115,7 @@ impl Connection {
         let _ = stream.write_all(request).await;
         let (head, bytes) = self.read().await?;
         self.is_used = true;
-        if !head.is_kept || self.waiting > 0 {
+        if !head.is_persistent || self.waiting > 0 {
             self.stream = None;
         }
         Ok((head, bytes))

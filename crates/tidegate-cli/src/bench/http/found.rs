@@ -25,9 +25,9 @@ pub(super) struct Found {
     /// The requested rate per second; `None` if each connection sent its next request as soon as it had a response.
     rate: Option<f64>,
     requests: u64,
-    answers: u64,
+    responses: u64,
     seconds: f64,
-    answers_per_second: f64,
+    responses_per_second: f64,
     bytes: u64,
     latency_ms: Latency,
     statuses: BTreeMap<usize, u64>,
@@ -65,8 +65,8 @@ impl Found {
         let failures = Failed::ALL.into_iter().zip(tally.failures);
         let failures: BTreeMap<_, _> =
             failures.filter(|(_, n)| *n > 0).map(|(failed, n)| (failed.name(), n)).collect();
-        if tally.answers() == 0 {
-            return Err(unanswered(&load.target.first, &failures).into());
+        if tally.responses() == 0 {
+            return Err(no_response(&load.target.first, &failures).into());
         }
         let seconds = tally.took.as_secs_f64();
         Ok(Self {
@@ -77,9 +77,9 @@ impl Found {
             threads: load.threads,
             rate: load.bounds.rate,
             requests: tally.sent,
-            answers: tally.answers(),
+            responses: tally.responses(),
             seconds,
-            answers_per_second: decimal(tally.answers()) / seconds,
+            responses_per_second: decimal(tally.responses()) / seconds,
             bytes: tally.bytes,
             latency_ms: Latency::new(tally),
             statuses: tally.statuses.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect(),
@@ -96,7 +96,7 @@ impl Found {
     }
 }
 
-fn unanswered(url: &str, failures: &BTreeMap<&str, u64>) -> String {
+fn no_response(url: &str, failures: &BTreeMap<&str, u64>) -> String {
     let why: Vec<String> = failures.iter().map(|(why, n)| format!("{why} ({n})")).collect();
     let why = if why.is_empty() { "no request was due".to_owned() } else { why.join(", ") };
     format!("no response from {url}: {why}")
@@ -131,13 +131,13 @@ fn decimal(number: u64) -> f64 {
 
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { answers, seconds, .. } = self;
+        let Self { responses, seconds, .. } = self;
         self.fmt_load(f)?;
-        let per_second = self.answers_per_second;
+        let per_second = self.responses_per_second;
         let mib = decimal(self.bytes) / seconds / f64::from(1 << 20);
         writeln!(
             f,
-            "{answers} responses in {seconds:.2} s: {per_second:.0} per second, {mib:.1} MiB/s"
+            "{responses} responses in {seconds:.2} s: {per_second:.0} per second, {mib:.1} MiB/s"
         )?;
         let Latency { p50, p90, p99, p99_9, max } = self.latency_ms;
         writeln!(

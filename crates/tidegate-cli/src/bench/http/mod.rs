@@ -8,7 +8,6 @@
 //! So a stall counts against every request that it delays (G. Tene's "coordinated omission"). Without a rate, each
 //! connection sends its next request when it has received a response: this measures throughput and understates latency.
 
-mod answer;
 mod body;
 mod cache_status;
 mod command;
@@ -16,6 +15,7 @@ mod connection;
 mod found;
 mod generator;
 mod pace;
+mod response;
 mod tally;
 mod target;
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::answer::Head;
 use super::cache_status::{Cached, Reason};
+use super::response::Head;
 use crate::Failure;
 
 /// The largest latency that is recorded, in nanoseconds; longer ones count as this.
@@ -21,12 +21,12 @@ pub(super) enum Failed {
     ClosedBefore,
     ClosedMidway,
     NotHttp,
-    Unanswered,
+    NoResponse,
 }
 
 impl Failed {
     pub(super) const ALL: [Self; 5] =
-        [Self::Connecting, Self::ClosedBefore, Self::ClosedMidway, Self::NotHttp, Self::Unanswered];
+        [Self::Connecting, Self::ClosedBefore, Self::ClosedMidway, Self::NotHttp, Self::NoResponse];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Failed {
             Self::ClosedBefore => "closed before the response",
             Self::ClosedMidway => "closed in the middle of the response",
             Self::NotHttp => "not an HTTP/1 response",
-            Self::Unanswered => "no response",
+            Self::NoResponse => "no response",
         }
     }
 }
@@ -76,7 +76,7 @@ impl Tally {
         })
     }
 
-    pub(super) fn answered(&mut self, head: Head, bytes: u64, latency: Duration) {
+    pub(super) fn completed(&mut self, head: Head, bytes: u64, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.latency.saturating_record(nanos);
         self.statuses[usize::from(head.status).min(999)] += 1;
@@ -92,18 +92,18 @@ impl Tally {
         self.failures[failed as usize] += 1;
     }
 
-    pub(super) fn answers(&self) -> u64 {
+    pub(super) fn responses(&self) -> u64 {
         self.latency.len()
     }
 
     /// The number of requests that got a response or failed.
     pub(super) fn ended(&self) -> u64 {
-        self.answers() + self.failures.iter().sum::<u64>()
+        self.responses() + self.failures.iter().sum::<u64>()
     }
 
     /// Counts every request that is still waiting as a failure.
     pub(super) fn give_up(&mut self) {
-        self.failures[Failed::Unanswered as usize] += self.sent - self.ended();
+        self.failures[Failed::NoResponse as usize] += self.sent - self.ended();
     }
 
     pub(super) fn add(&mut self, other: &Self) -> Result<(), Failure> {

@@ -4,26 +4,26 @@ use super::{Model, Queue};
 
 pub(crate) struct Lru {
     size: usize,
-    kept: Queue,
+    entries: Queue,
 }
 
 impl Lru {
     pub(crate) fn new(size: usize) -> Self {
-        Self { size, kept: Queue::default() }
+        Self { size, entries: Queue::default() }
     }
 }
 
 impl Model for Lru {
     fn request(&mut self, key: u32) -> bool {
-        let is_hit = self.kept.contains(key);
-        self.kept.push(key);
-        if self.kept.len() > self.size {
-            self.kept.pop();
+        let is_hit = self.entries.contains(key);
+        self.entries.push(key);
+        if self.entries.len() > self.size {
+            self.entries.pop();
         }
         is_hit
     }
 
     fn remove(&mut self, key: u32) {
-        self.kept.remove(key);
+        self.entries.remove(key);
     }
 }

@@ -6,7 +6,7 @@ use super::{Model, Queue};
 
 pub(crate) struct Sieve {
     size: usize,
-    kept: Queue,
+    entries: Queue,
     /// Keys that were requested again since the hand passed them.
     visited: HashSet<u32>,
     /// The place in the queue from which to look for the next key to evict; otherwise, its beginning.
@@ -15,20 +15,21 @@ pub(crate) struct Sieve {
 
 impl Sieve {
     pub(crate) fn new(size: usize) -> Self {
-        Self { size, kept: Queue::default(), visited: HashSet::new(), hand: None }
+        Self { size, entries: Queue::default(), visited: HashSet::new(), hand: None }
     }
 
     fn evict(&mut self) {
         loop {
             let from = self.hand.unwrap_or(0);
-            let at_hand = self.kept.keys.range(from..).next();
-            let Some((&place, &key)) = at_hand.or_else(|| self.kept.keys.first_key_value()) else {
+            let at_hand = self.entries.keys.range(from..).next();
+            let Some((&place, &key)) = at_hand.or_else(|| self.entries.keys.first_key_value())
+            else {
                 return;
             };
             // Keys that come later are not next: after the newest key, the hand begins anew.
-            self.hand = self.kept.keys.range(place + 1..).next().map(|(place, _)| *place);
+            self.hand = self.entries.keys.range(place + 1..).next().map(|(place, _)| *place);
             if !self.visited.remove(&key) {
-                self.kept.remove(key);
+                self.entries.remove(key);
                 return;
             }
         }
@@ -37,19 +38,19 @@ impl Sieve {
 
 impl Model for Sieve {
     fn request(&mut self, key: u32) -> bool {
-        if self.kept.contains(key) {
+        if self.entries.contains(key) {
             self.visited.insert(key);
             return true;
         }
-        if self.kept.len() >= self.size {
+        if self.entries.len() >= self.size {
             self.evict();
         }
-        self.kept.push(key);
+        self.entries.push(key);
         false
     }
 
     fn remove(&mut self, key: u32) {
-        self.kept.remove(key);
+        self.entries.remove(key);
         self.visited.remove(&key);
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Head {
     pub(super) status: u16,
     pub(super) cached: Cached,
     /// Whether another request may follow on the connection.
-    pub(super) is_kept: bool,
+    pub(super) is_persistent: bool,
 }
 
 /// The bytes are not an HTTP/1 response.
@@ -68,8 +68,8 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, Begun)>, NotHttp> {
         return Ok(None);
     };
     let status = parsed.code.unwrap_or_default();
-    let is_kept = parsed.version == Some(1);
-    let mut head = Head { status, cached: Cached::default(), is_kept };
+    let is_persistent = parsed.version == Some(1);
+    let mut head = Head { status, cached: Cached::default(), is_persistent };
     let mut body = Body::UntilClose;
     for field in parsed.headers.iter() {
         read_field(&mut head, &mut body, field)?;
@@ -77,7 +77,7 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, Begun)>, NotHttp> {
     if matches!(status, 100..200 | 204 | 304) {
         body = Body::Length(0);
     }
-    head.is_kept &= body != Body::UntilClose;
+    head.is_persistent &= body != Body::UntilClose;
     Ok(Some((length, (head, body))))
 }
 
@@ -93,7 +93,7 @@ fn read_field(
         }
         17 if is("transfer-encoding") => *body = transferred(field.value),
         12 if is("cache-status") => head.cached = head.cached.and(field.value),
-        10 if is("connection") => head.is_kept &= !has_token(field.value, b"close"),
+        10 if is("connection") => head.is_persistent &= !has_token(field.value, b"close"),
         _ => {}
     }
     Ok(())
@@ -152,10 +152,10 @@ mod tests {
     #[test]
     fn responses_of_each_framing_are_parsed() {
         let head = whole(LENGTH);
-        assert_eq!((head.status, head.cached, head.is_kept), (200, Cached::Hit, true));
+        assert_eq!((head.status, head.cached, head.is_persistent), (200, Cached::Hit, true));
         assert_eq!(whole(CHUNKED).status, 404);
         let head = whole(BARE);
-        assert_eq!((head.status, head.is_kept), (304, false));
+        assert_eq!((head.status, head.is_persistent), (304, false));
         assert_eq!(whole(INTERIM).status, 200);
     }
 
@@ -179,7 +179,7 @@ mod tests {
             let mut reading = Reading::default();
             assert_eq!(reading.read(head.as_bytes()), Ok(head.len()));
             assert_eq!(reading.finished(), None);
-            assert!(!reading.closed().unwrap().is_kept);
+            assert!(!reading.closed().unwrap().is_persistent);
         }
         let mut reading = Reading::default();
         reading.read(&LENGTH.as_bytes()[..LENGTH.len() - 1]).unwrap();

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 /// Responds with JSON, or with text if the request accepts only that.
-pub(crate) fn answer<T: Serialize + Display>(headers: &HeaderMap, found: &T) -> Response {
+pub(crate) fn respond<T: Serialize + Display>(headers: &HeaderMap, found: &T) -> Response {
     let wants = headers.get(ACCEPT).map(HeaderValue::as_bytes);
     match wants.is_some_and(|wants| wants.starts_with(b"text/plain")) {
         true => found.to_string().into_response(),
