@@ -256,10 +256,11 @@ impl Policy {
     }
 
     /// Makes these cookies part of the key. If you name the session cookie, each session gets responses of its own.
-    /// The handler receives one `Cookie` line with these cookies alone, rebuilt from the key, unless
-    /// [`vary_by`](Self::vary_by) has returned the client's identity and the policy is not [`strict`](Self::strict). A
-    /// request with other cookies bypasses the cache, since they may identify the client too, unless the policy
-    /// ignores them ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
+    /// The handler receives one `Cookie` line with these cookies alone, rebuilt from the key. There is one exception:
+    /// if [`vary_by`](Self::vary_by) has returned the client's identity and the policy is not
+    /// [`strict`](Self::strict), the handler receives all cookies. A request with other cookies bypasses the cache,
+    /// since they may identify the client too, unless the policy ignores them
+    /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]
     pub fn vary_cookies<I>(mut self, names: I) -> Self
     where

@@ -186,9 +186,9 @@ impl Record {
     }
 
     /// Runs a future that contributes to no response, in a scope of its own: a background job, or a request that does
-    /// not pass through a `CacheLayer`. Otherwise, its reads would keep responses that are being computed at the same
-    /// time from being stored (`stray-read`). Its reads see the future's own earlier writes, but need not see the
-    /// process's other writes.
+    /// not pass through a `CacheLayer`. Without that scope, no response that is being computed during one of its reads
+    /// would be stored (`stray-read`). Its reads see the future's own earlier writes, but need not see the process's
+    /// other writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         Self::apart_from_all().scope(work)
     }
@@ -241,8 +241,8 @@ impl Record {
         Ok(SimulatedProof { began, tags: notes.tags.iter().copied().collect() })
     }
 
-    /// Marks the response as uncacheable, whatever its policy, and those of outer scopes, of which it is a part. The first
-    /// reason is kept.
+    /// Marks the response as uncacheable, whatever its policy, and also the responses of outer scopes, since they
+    /// contain it. The first reason is kept.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
     pub fn mark_uncacheable(&self, uncacheable: Uncacheable) {
         for record in self.outward() {

@@ -15,7 +15,7 @@ impl Position {
     /// After every change that can ever be.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The position at `bytes` of the log.
+    /// The position that is `bytes` bytes into the log.
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
     }
@@ -27,10 +27,10 @@ impl Position {
 
     /// The position just before this one.
     ///
-    /// If the primary's WAL was seen to reach `W`, a read of the primary that begins afterwards is complete up to
-    /// `W.before()`, since a change that the read misses gets its fence ([`Fences`](crate::Fences)) later, at or past
-    /// `W`. The read need not be complete up to `W` itself: a commit record that ends there can be in the WAL before the
-    /// commit is visible.
+    /// Suppose that a node has observed the position `W` in the primary's WAL, and then reads from the primary. The
+    /// fence ([`Fences`](crate::Fences)) of any change that this read misses is at or past `W`, so the read is
+    /// complete up to `W.before()`. It need not be complete up to `W` itself: a commit record that ends there can be
+    /// in the WAL before the commit is visible.
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))

@@ -12,7 +12,8 @@ use super::error::StoreError;
 /// A message channel between nodes: publish/subscribe with at-most-once delivery to current subscribers, a lease for
 /// electing one node, and values that one node leaves for others.
 ///
-/// Correctness does not depend on messages, nor on which value is found; they only save queries. A node that misses one queries the database itself.
+/// Correctness does not depend on messages, nor on which value is found; they only save queries. If a node misses a
+/// message, it queries the database itself.
 pub trait Bus: Debug + Send + Sync + 'static {
     /// Publishes a message to all current subscribers of a channel.
     fn publish<'a>(

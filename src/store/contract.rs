@@ -16,8 +16,8 @@ use crate::entry::{Entry, EntryVersion, Key};
 /// A place where entries are stored by key. Implement it to wrap another store, or to keep entries in this process in
 /// another way. An [`Entry`] can't be encoded outside this crate, so only `Redis` stores entries on a server.
 ///
-/// Errors are only counted and reported to the circuit breaker: the cache treats a store that fails as one without the
-/// entry.
+/// Errors are only counted and reported to the circuit breaker. If a store fails, the cache behaves as if the store
+/// did not have the entry.
 pub trait Store: Debug + Send + Sync + 'static {
     /// Finds an entry without waiting, as a store in memory can. The cache serves a hit from here without creating a
     /// future.
@@ -35,8 +35,8 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(join_all(keys.iter().map(|key| self.get(key))))
     }
 
-    /// Whether [`get_many`](Self::get_many) reads this key by one command with others. If not, [`Guard`] calls `get` for the
-    /// key, with its own timeout.
+    /// Whether [`get_many`](Self::get_many) reads this key together with others, in one command. If not, [`Guard`]
+    /// calls `get` for the key, with its own timeout.
     fn is_read_together(&self, key: &Key) -> bool {
         let _ = key;
         false
@@ -115,10 +115,10 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Tells the store which entries to evict first: those that will never be valid again, though a policy may still allow
-    /// them to be served when a handler fails. [`Cache::new`](crate::Cache::new) calls this once. A store that bounds its size
-    /// should follow it; by default, a store does not. The function is quick and calls no store, so it may be called while a
-    /// lock is held.
+    /// Tells the store which entries to evict first: those that will never be valid again, though a policy may still
+    /// allow them to be served when a handler fails. [`Cache::new`](crate::Cache::new) calls this once. A store that
+    /// bounds its size should follow it; by default, a store does not. `is_outdated` is quick and calls no store, so
+    /// it may be called while a lock is held.
     fn evict_first(&self, is_outdated: IsOutdated) {
         let _ = is_outdated;
     }

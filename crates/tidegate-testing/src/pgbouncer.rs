@@ -23,7 +23,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts a proxy in a mode, `session` or `transaction`, in front of servers by name.
+    /// Starts PgBouncer in front of these servers, each under a name of a database. The mode is `session` or
+    /// `transaction`.
     ///
     /// # Errors
     ///

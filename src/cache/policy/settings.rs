@@ -51,8 +51,8 @@ macro_rules! freshness_settings {
             /// If computing a result fails, serves the last known one for up to this long past its TTL, even if a
             /// change has made it invalid (RFC 5861, section 4). A handler fails if it responds with 500, 502, 503 or
             /// 504, or if its service returns an error; the load of a value, if it returns an error. A session that
-            /// has written something since then never gets such a result. Zero by default. Under `Policy::standard`,
-            /// it applies to responses that state no such time themselves.
+            /// has written something since the result was computed never gets it. Zero by default. Under
+            /// `Policy::standard`, it applies to responses that state no such time themselves.
             #[must_use]
             pub fn stale_if_error(mut self, window: Duration) -> Self {
                 self.settings().stale_if_error = window;
@@ -71,8 +71,9 @@ macro_rules! freshness_settings {
             }
 
             /// How long the node may serve from the cache after its last read of the change log; 5 s by default. After
-            /// that, the node bypasses its cache until it has read the log again. So no result that is served as fresh
-            /// lacks a change of tracked data that was made longer ago. Without a `Listener`, this has no effect.
+            /// that, the node bypasses its cache until it has read the log again. So a result that is served as fresh
+            /// includes every change of tracked data that is older than `bound`. Without a `Listener`, this has no
+            /// effect.
             #[must_use]
             pub fn max_staleness(mut self, bound: Duration) -> Self {
                 self.settings().max_staleness = bound;
@@ -82,7 +83,8 @@ macro_rules! freshness_settings {
             /// How long callers wait for another one that is computing the same result. After that, one of them
             /// computes it too, and the rest wait for whichever finishes first; after another `limit`, one more does
             /// so, and so on. So for each key, a node starts a slow computation at most once per `limit`, not once per
-            /// caller. The limit also applies to a fill that waits for a permit while no other fill completes (see
+            /// caller. The limit also applies to computations that wait for a permit: if no other computation
+            /// completes within `limit`, they start without one (see
             /// [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero, each caller computes its
             /// own result.
             #[must_use]

@@ -9,7 +9,7 @@ use super::{ATTEMPTS, Postgres, breathe};
 use crate::Authority;
 
 impl Postgres {
-    /// Puts rules before those of `pg_hba.conf`, by which every connection is trusted. They apply to new connections.
+    /// Puts rules before those in `pg_hba.conf`, which trust every connection. The new rules apply to new connections.
     ///
     /// # Errors
     ///

@@ -92,7 +92,7 @@ impl Postgres {
     ///
     /// # Errors
     ///
-    /// If it does not start, with its log.
+    /// If it does not start. The error includes its log.
     pub async fn restart(&mut self) -> io::Result<()> {
         self.end(Signal::SIGINT).await?;
         self.run().await
@@ -103,7 +103,7 @@ impl Postgres {
     ///
     /// # Errors
     ///
-    /// If `pg_resetwal` is not installed, or the server does not start, with its log.
+    /// If `pg_resetwal` is not installed, or the server does not start. The error includes its log.
     pub async fn restart_at_oid(&mut self, oid: u32) -> io::Result<()> {
         self.end(Signal::SIGINT).await?;
         let (program, oid) = (self.program("pg_resetwal"), oid.to_string());
