@@ -70,7 +70,7 @@ pub(crate) enum SchemaCommand {
         /// Names of the tables
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         tables: Vec<Table>,
-        /// Drop the schema tidegate and all triggers, so that no table is tracked
+        /// Drop the schema tidegate and all of Tidegate's triggers: no table is tracked any more
         #[arg(long)]
         all: bool,
     },
@@ -99,10 +99,10 @@ pub(crate) enum SchemaCommand {
 /// The tables to track.
 #[derive(Debug, Args)]
 pub(crate) struct Tables {
-    /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns in addition to the primary key
+    /// Tables, as NAME, or as NAME:COLUMN,COLUMN to identify changed rows by the values of these columns too, not only by the primary key
     #[arg(required_unless_present = "auto")]
     pub(crate) tables: Vec<Table>,
-    /// Record changes by foreign keys too; without TABLES, track all tables that the role owns and that can be tracked
+    /// Identify changed rows by their foreign keys too; without TABLES, track all tables that the role owns and that can be tracked
     #[arg(long)]
     pub(crate) auto: bool,
     /// With triggers, the maximum number of changed rows per statement to record one by one; a larger change counts as

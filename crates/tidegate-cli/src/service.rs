@@ -33,7 +33,7 @@ pub(crate) struct Page {
     /// Token for the operator page
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
-    /// Send the token and headers over plain http even to another host; anyone on the network path can read them
+    /// Send the token and headers over plain http even if the URL's host is not this machine; anyone on the network path can read them
     #[arg(long)]
     plain_http: bool,
 }
@@ -59,7 +59,7 @@ impl fmt::Display for Node {
             (Some(seen), Some(staleness)) => {
                 write!(f, "has read the log up to {seen}, {staleness:.0} ms ago")?;
             }
-            _ => write!(f, "does not follow the log")?,
+            _ => write!(f, "does not follow the change log; its own log output says why")?,
         }
         if self.off { write!(f, "; its cache is switched off") } else { Ok(()) }
     }

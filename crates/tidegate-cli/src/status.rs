@@ -108,7 +108,7 @@ pub(crate) fn mend(table: &TableStatus) -> String {
     let is_published = table.source == ChangeSource::LogicalReplication;
     if let Some(subscription) = table.subscriptions.first().filter(|_| !is_published) {
         return format!(
-            "cache on the server where the rows are written, or drop subscription {subscription}"
+            "use Tidegate with the server on which the rows are written, or drop subscription {subscription}"
         );
     }
     if !table.foreign_tables.is_empty() {
@@ -161,7 +161,7 @@ impl fmt::Display for Report {
             writeln!(f, "nodes that were down for less than {seconds} s start warm")?;
         }
         if let Some(why) = &self.no_wakeups {
-            writeln!(f, "commits do not wake nodes: {why}; nodes see changes within 100 ms")?;
+            writeln!(f, "commits do not wake nodes ({why}), so nodes poll every 100 ms")?;
         }
         if let Some(why) = &self.no_event_trigger {
             writeln!(

@@ -198,7 +198,7 @@ function show(now, history) {
   const button = $("switch");
   button.disabled = false;
   button.setAttribute("aria-pressed", String(now.off));
-  button.textContent = now.off ? "Switch on" : "Switch off";
+  button.textContent = now.off ? "Switch the cache on" : "Switch the cache off";
   alarm(now.off ? "The cache is switched off on this node: every request goes to its handler." : "");
 }
 

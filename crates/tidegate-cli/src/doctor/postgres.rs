@@ -103,7 +103,10 @@ fn schema_checks(status: &SchemaStatus, checks: &mut Vec<Check>) {
     }
     checks.push(match &status.no_wakeups {
         None => Check::good("wake-ups", "commits wake the listener"),
-        Some(why) => Check::warning("wake-ups", format!("{why}: nodes see changes within 100 ms")),
+        Some(why) => Check::warning(
+            "wake-ups",
+            format!("commits do not wake nodes ({why}), so nodes poll every 100 ms"),
+        ),
     });
     checks.push(match &status.no_event_trigger {
         None => Check::good("schema changes", "event triggers record them"),
@@ -126,8 +129,10 @@ fn schema_checks(status: &SchemaStatus, checks: &mut Vec<Check>) {
         false => Check::good("log", format!("{} rows", status.log_rows)),
     });
     if status.tables.is_empty() {
-        let none =
-            Check::warning("tables", "no table is tracked, so only untracked policies can cache");
+        let none = Check::warning(
+            "tables",
+            "no table is tracked, so only routes with Policy::untracked are cached",
+        );
         checks.push(none.mend("tidegate install TABLE..."));
     }
     checks.extend(status.tables.iter().flat_map(table_checks));
@@ -139,7 +144,7 @@ fn table_checks(table: &TableStatus) -> Vec<Check> {
         Check::good(&what, "every change is seen")
     } else {
         let found = if !table.unpublished.is_empty() {
-            "some of its tables are not in the publication tidegate"
+            "the table, or a partition or child of it, is not in the publication tidegate"
         } else if !table.subscriptions.is_empty() {
             "a subscription writes to it without firing triggers"
         } else if !table.foreign_tables.is_empty() {
@@ -160,19 +165,19 @@ async fn retained_wal(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     let (most, timeout): (String, String) = sqlx::query_as(query).fetch_one(conn).await?;
     Ok(match (most.as_str(), timeout.as_str()) {
         ("-1", "0") => {
-            Check::warning("retained WAL", "a node that hangs can fill the primary's disk")
+            Check::warning("retained WAL", "the primary keeps WAL for a node that hangs, without a limit, and its disk can fill up")
                 .mend("set wal_sender_timeout or max_slot_wal_keep_size")
         }
         ("-1", _) => {
             let found = format!(
-                "for {timeout} for a node that hangs, and none for nodes that have stopped: if they share a Redis, \
-                 set max_slot_wal_keep_size, so that the next one continues where they were"
+                "WAL is kept for {timeout} for a node that hangs, and not at all for stopped nodes. If your nodes share a \
+                 Redis, set max_slot_wal_keep_size: then the first node that starts again continues where they stopped"
             );
             Check::good("retained WAL", found)
         }
         _ => Check::good(
             "retained WAL",
-            format!("at most {most} for nodes that hang or have stopped"),
+            format!("at most {most} of WAL is kept for nodes that hang or have stopped"),
         ),
     })
 }

@@ -62,8 +62,11 @@ fn memory_check(info: &RedisInfo) -> Check {
         );
     }
     if policy == "noeviction" {
-        return Check::bad(what, format!("{used}: Redis refuses writes once it is full"))
-            .mend("set maxmemory-policy allkeys-lru (or volatile-lru if others store data there)");
+        return Check::bad(
+            what,
+            format!("{used}: Redis evicts nothing, and refuses writes once it is full"),
+        )
+        .mend("set maxmemory-policy allkeys-lru (or volatile-lru if others store data there)");
     }
     Check::good(what, used)
 }

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     /// Writes per access; separate several with commas
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.01, 0.05])]
     writes: Vec<f64>,
-    /// TTL, in accesses, for the variant in which writes invalidate nothing
+    /// TTL, in accesses, of the run that relies on a TTL alone, without invalidation by writes
     #[arg(long, default_value_t = 60_000)]
     ttl: usize,
     /// Seed for the accesses by Zipf's law, and for the writes

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Number of connections, all open at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Stop after this many seconds; 10 if --requests is not given either
+    /// Stop after this many seconds; by default after 10, or never if --requests is given
     #[arg(long)]
     duration: Option<f64>,
     /// Stop after this many requests

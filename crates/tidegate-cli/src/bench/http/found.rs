@@ -175,7 +175,7 @@ impl Found {
             let missed = self.missed;
             write!(
                 f,
-                "\nmissed    {missed} were due but not sent, because all connections were busy"
+                "\nmissed    {missed} requests were due but not sent, because all connections were busy"
             )?;
         }
         match self.reopened {
