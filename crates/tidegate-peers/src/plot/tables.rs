@@ -20,7 +20,7 @@ pub(super) fn hit_rate(found: &Value) -> Option<String> {
         Some(cells)
     };
     let heads =
-        ["writes", "room", "rows' tags", "tables' tags", "TTL alone (of all, stale)", "best"];
+        ["writes", "room", "rows' tags", "tables' tags", "TTL alone (stale, as a share of all reads)", "best"];
     Some(table(&heads, "---:", found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
@@ -198,8 +198,7 @@ pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> 
     };
     let bound = &scaling["bound"];
     Some(format!(
-        "- {} concurrent requests for one response that is not stored, over {} nodes with one Redis: handler runs in \
-         each round: {}. Without the cache: {}.\n\
+        "- {} concurrent requests for one response that is not stored, over {} nodes with one Redis. Handler runs, round by round: {}. Without the cache: {}.\n\
          - {} connections held open at once, of {} requested; {} of {} requests over them were hits, and each \
          connection took {} bytes of the node's memory.\n\
          - Memory filled with ten times its capacity: {} bytes of the {} allowed, in {} entries; the process grew by {} \
