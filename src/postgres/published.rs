@@ -3,34 +3,28 @@
 //! The publication `tidegate` has these tables. A watermark of the stream is taken before each drain of the log. Every change
 //! that was visible when the watermark was taken is in one of the two.
 
-use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgListener;
 
 use super::database::Database;
 use super::deadline::{is_late, within};
 use super::log::{self, ChangeDetail, DrainMode, Drained, LoadedLog, Snapshot};
-use crate::broken::is_broken;
 use crate::entry::Epoch;
 
+mod changes;
 #[cfg(feature = "wal")]
 mod kept;
+mod resume_point;
 #[cfg(feature = "wal")]
 mod stream;
 #[cfg(not(feature = "wal"))]
 mod without;
 
+pub(crate) use changes::PublishedChanges;
+pub(crate) use resume_point::ResumePoint;
 #[cfg(feature = "wal")]
 pub(crate) use stream::PublishedStream;
 #[cfg(not(feature = "wal"))]
 pub(crate) use without::PublishedStream;
-
-/// From where another node can continue the stream, if it knows what this one knew after a drain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ResumePoint {
-    slot: String,
-    position: u64,
-    fingerprint: String,
-}
 
 /// When a node starts a stream of the changes of published tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,50 +35,6 @@ pub(crate) enum StreamStart {
     Soon,
     /// With the first drain after that: another node may read the stream for this one.
     WithADrain,
-}
-
-/// What a watermark adds to a drain.
-#[derive(Debug, Default)]
-pub(crate) struct PublishedChanges {
-    /// Each tag once.
-    pub(crate) tags: Vec<String>,
-    /// Anything may have changed.
-    pub(crate) all: bool,
-    /// Which tables are published, or by which columns, may have changed.
-    pub(crate) is_altered: bool,
-    /// The watermark's snapshot: the drain and the watermark together have everything that it sees. The drain's own snapshot
-    /// sees more, of which the watermark knows nothing.
-    pub(crate) snapshot: Option<Snapshot>,
-}
-
-impl PublishedChanges {
-    /// Adds this to the drain that it is complete with.
-    pub(crate) fn add_to(self, drained: &mut Drained) {
-        if !is_broken("published") {
-            drained.tags.extend(self.tags);
-        }
-        drained.tags.sort_unstable();
-        drained.tags.dedup();
-        drained.overflowed |= self.all;
-        // Which tables are published is part of what reads look up.
-        drained.reshaped |= self.is_altered;
-        if let Some(snapshot) = self.snapshot {
-            drained.snapshot = snapshot;
-        }
-    }
-
-    fn is_news(&self) -> bool {
-        self.all || self.is_altered || !self.tags.is_empty()
-    }
-
-    #[cfg(feature = "wal")]
-    fn with(mut self, later: Self) -> Self {
-        self.tags.extend(later.tags);
-        self.all |= later.all;
-        self.is_altered |= later.is_altered;
-        self.snapshot = later.snapshot.or(self.snapshot);
-        self
-    }
 }
 
 impl PublishedStream {

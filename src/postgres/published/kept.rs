@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 use tidegate_wal::{Stream, kept_slot_name};
 
-use super::ResumePoint;
+use super::resume_point::ResumePoint;
 use crate::clock::{self, Instant};
 use crate::postgres::deadline::within;
 

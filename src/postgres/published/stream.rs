@@ -11,8 +11,9 @@ use tidegate_wal::{
 };
 use tokio::time::sleep;
 
+use super::changes::PublishedChanges;
 use super::kept::{KeptStream, SlotKind};
-use super::{PublishedChanges, ResumePoint};
+use super::resume_point::ResumePoint;
 use crate::broken::is_broken;
 use crate::postgres::database::Database;
 use crate::postgres::deadline::{within, within_limit};

@@ -2,7 +2,8 @@
 
 use sqlx::postgres::PgListener;
 
-use super::{PublishedChanges, ResumePoint};
+use super::changes::PublishedChanges;
+use super::resume_point::ResumePoint;
 use crate::postgres::database::Database;
 use crate::postgres::log::Snapshot;
 
