@@ -3,11 +3,25 @@
 use std::io;
 use std::time::Duration;
 
+use sqlx::PgExecutor;
 use tokio::time::timeout;
 
+/// The statement timeout of a listener's connection.
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// If a statement takes longer, the primary is lost: otherwise it would have ended the statement itself by then
-/// ([`super::log::STATEMENT_TIMEOUT`]).
+/// ([`STATEMENT_TIMEOUT`]).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Sets how long the server spends on each statement that follows.
+pub(crate) async fn limit_statements(
+    conn: impl PgExecutor<'_>,
+    limit: Duration,
+) -> Result<(), sqlx::Error> {
+    let set = "select pg_catalog.set_config('statement_timeout', $1, false)";
+    let limit = format!("{}ms", limit.as_millis());
+    sqlx::query(set).bind(limit).execute(conn).await.map(drop)
+}
 
 /// A statement that takes too long has failed.
 pub(crate) async fn within<T>(

@@ -15,8 +15,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgListener, PgRow};
 
-use super::deadline::{PATIENCE, within, within_limit};
-use super::log::{STATEMENT_TIMEOUT, limit_statements};
+use super::deadline::{PATIENCE, STATEMENT_TIMEOUT, limit_statements, within, within_limit};
 use super::sql_error::sql_state;
 use crate::clock::{self, Instant, Moment};
 

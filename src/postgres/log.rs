@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
+use super::deadline::STATEMENT_TIMEOUT;
 use super::identity::oid;
 use super::lsn;
 use super::sql_error::sql_state;
@@ -28,9 +29,6 @@ pub(crate) use drain::{DrainMode, Drained};
 pub(crate) use load::{LoadedLog, cold};
 #[cfg(test)]
 pub(crate) use tests::FULL_QUEUE;
-
-/// The statement timeout of a listener's connection.
-pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which transactions were visible at one moment, as Postgres prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,16 +91,6 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
                    ('lock_timeout', '0'), ('idle_session_timeout', '0'),
                    ('statement_timeout', $1)) settings (name, value)";
     let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
-    sqlx::query(set).bind(limit).execute(conn).await.map(drop)
-}
-
-/// Sets how long the server spends on each statement that follows.
-pub(crate) async fn limit_statements(
-    conn: impl PgExecutor<'_>,
-    limit: Duration,
-) -> Result<(), sqlx::Error> {
-    let set = "select pg_catalog.set_config('statement_timeout', $1, false)";
-    let limit = format!("{}ms", limit.as_millis());
     sqlx::query(set).bind(limit).execute(conn).await.map(drop)
 }
 

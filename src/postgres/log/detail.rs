@@ -12,7 +12,7 @@ pub(crate) enum ChangeDetail {
     Nothing = 2,
 }
 
-/// What one statement may read. Time is bounded too, by [`STATEMENT_TIMEOUT`](super::STATEMENT_TIMEOUT).
+/// What one statement may read. Time is bounded too, by [`STATEMENT_TIMEOUT`](crate::postgres::deadline::STATEMENT_TIMEOUT).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     /// Of the log.

@@ -7,8 +7,8 @@ use sqlx::{PgConnection, Row};
 use super::bodies;
 use super::search_stop::SearchStop;
 use super::statement_parts::{StatementParts, UNSEEN};
+use crate::postgres::deadline::STATEMENT_TIMEOUT;
 use crate::postgres::dependencies::Unanalyzable;
-use crate::postgres::log::STATEMENT_TIMEOUT;
 
 /// User-defined operators and casts whose functions are not trusted, with the two types of each. A stable function in C is
 /// trusted, since extensions declare operators as stable that depend on settings. The body of an immutable one is checked.
