@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
 use super::housekeeping::Housekeeping;
@@ -15,10 +16,11 @@ use crate::cache::Fences;
 use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position, Tag};
 use crate::postgres::database::Database;
+use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::Fingerprint;
 use crate::postgres::identity::Timeline;
 use crate::postgres::link::{PollCounter, PollRequests};
-use crate::postgres::log::{ChangeDetail, Snapshot};
+use crate::postgres::log::{self, ChangeDetail, Snapshot};
 use crate::postgres::published::{PublishedStream, StreamStart};
 use crate::postgres::relay::{Relay, RelayRole};
 use crate::postgres::sample::ServerPosition;
@@ -182,6 +184,23 @@ impl Follower {
     pub(super) fn raise_floor(&mut self, fence: Position) {
         self.fences.raise_floor(fence);
         self.recent.raise_floor(fence);
+    }
+
+    /// Resumes NOTIFY, if this node suppresses it. If the server refuses, the next turn tries again.
+    pub(super) async fn resume_notify(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        if !self.notify_suppressed {
+            return Ok(());
+        }
+        match within(log::resume_notify(conn)).await {
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::debug!(%error, "can't resume notifications yet");
+                Ok(())
+            }
+            resumed => {
+                self.notify_suppressed = false;
+                resumed
+            }
+        }
     }
 
     pub(super) fn begin_turn(&self) -> u64 {

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use tidegate_testing::Postgres;
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
+use super::pace::HEARTBEAT;
 use super::relay_state::report_while;
 use super::*;
 use crate::entry::Epoch;

@@ -1,0 +1,228 @@
+//! The task that follows the log: it connects, waits for a reason to poll, and polls.
+
+use sqlx::postgres::PgListener;
+use tokio::time::{sleep, sleep_until};
+
+use super::connection::{connect, lost};
+use super::follower::Follower;
+use super::pace::{BUSY, HEARTBEAT, REST, UNHEARD};
+use super::relay_state::{RelayStep, TakenRequests, next_of, report_while};
+use crate::clock::{self, Instant};
+use crate::postgres::backoff::Backoff;
+use crate::postgres::deadline::within;
+use crate::postgres::error::DatabaseError;
+use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::identity::identity;
+use crate::postgres::log;
+
+/// Why the log is no longer polled on a connection, other than an error.
+enum FollowEnd {
+    /// A relay responds.
+    Relay,
+    /// It may lead to an old primary.
+    Doubt,
+}
+
+impl Follower {
+    /// Follows for as long as the process lives.
+    pub(super) async fn run(mut self, conn: PgListener) {
+        let mut present = Some(conn);
+        let mut backoff = Backoff::new(BUSY, HEARTBEAT);
+        loop {
+            if let Some(conn) = present.take() {
+                let began = clock::now();
+                match self.follow(conn).await {
+                    Ok(FollowEnd::Relay) => {
+                        self.follow_relay().await;
+                        backoff.reset();
+                    }
+                    Ok(FollowEnd::Doubt) => backoff.ended_after(began.elapsed()),
+                    Err(error) => {
+                        tracing::warn!(%error, "lost the connection to the change log; reconnecting");
+                        self.set_fit(false);
+                        backoff.ended_after(began.elapsed());
+                    }
+                }
+                self.published.pause();
+                sleep(backoff.jittered()).await;
+            }
+            match self.reconnect().await {
+                Ok(conn) => {
+                    self.set_fit(true);
+                    present = Some(conn);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "can't connect to the change log");
+                    self.set_fit(false);
+                    self.published.pause();
+                    self.follow_without_primary(&mut backoff).await;
+                }
+            }
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
+        self.turns.send_modify(|turns| turns.opening += 1);
+        let mut conn = connect(&self.db).await?;
+        if self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)? {
+            self.turns.send_modify(|turns| turns.opened = turns.opening);
+        }
+        tracing::info!("following the change log again");
+        Ok(conn)
+    }
+
+    /// Polls the log until an error occurs, a relay responds, or the connection may lead to an old primary.
+    async fn follow(&mut self, mut conn: PgListener) -> Result<FollowEnd, sqlx::Error> {
+        self.take_role();
+        let mut look = self.next_look();
+        let end = loop {
+            let next = self.wait(&mut conn, look).await?;
+            match next {
+                _ if self.knows_a_later_timeline() => break FollowEnd::Doubt,
+                RelayStep::Poll | RelayStep::PollForSession => {
+                    let report = self.polling_report();
+                    let turn = self.turn(&mut conn, next == RelayStep::PollForSession);
+                    report_while(report, turn).await?;
+                    look = self.next_look();
+                }
+                RelayStep::Wait => {}
+                RelayStep::FollowRelay => break FollowEnd::Relay,
+                RelayStep::Reconnect => break FollowEnd::Doubt,
+            }
+        };
+        self.resume_notify(&mut conn).await?;
+        Ok(end)
+    }
+
+    /// Waits for a reason to poll, at the latest until `look`.
+    async fn wait(
+        &mut self,
+        conn: &mut PgListener,
+        look: Instant,
+    ) -> Result<RelayStep, sqlx::Error> {
+        let mut look = self.relaying.due.map_or(look, |due| due.min(look)).min(self.beat);
+        if self.published.is_due() {
+            look = look.min(self.rested);
+        }
+        loop {
+            let wake = self.try_relay_at().map_or(look, |at| at.min(look));
+            tokio::select! {
+                heard = conn.try_recv() => {
+                    let ours = self.process.cast_unsigned();
+                    let mut by_others = heard?.ok_or_else(lost)?.process_id() != ours;
+                    while let Some(heard) = conn.next_buffered() {
+                        by_others |= heard.process_id() != ours;
+                    }
+                    if !by_others {
+                        continue;
+                    }
+                    self.wakeups.came();
+                    look = look.min(self.rested);
+                    if look <= clock::now() {
+                        return Ok(RelayStep::Poll);
+                    }
+                }
+                () = self.asked.poll.notified() => return Ok(RelayStep::PollForSession),
+                () = self.asked.reconnect.notified() => {
+                    if self.wants_connection() {
+                        return Ok(RelayStep::Reconnect);
+                    }
+                }
+                event = next_of(&mut self.relay) => return Ok(self.receive(event)),
+                () = self.published.changed() => {
+                    look = look.min(self.rested);
+                    if look <= clock::now() {
+                        return Ok(RelayStep::Poll);
+                    }
+                }
+                () = sleep_until(wake) => {
+                    if look <= clock::now() {
+                        return Ok(RelayStep::Poll);
+                    }
+                    self.try_relay();
+                }
+            }
+        }
+    }
+
+    fn next_look(&self) -> Instant {
+        if self.unsettled {
+            return self.rested;
+        }
+        let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
+            (false, _) => self.busy.1,
+            (true, false) => UNHEARD,
+            (true, true) => HEARTBEAT,
+        };
+        let look = clock::now() + pause;
+        if self.notify_suppressed { look.min(self.rested) } else { look }
+    }
+
+    /// Polls the log once, and on a heartbeat also checks the schema. A poll for a session first takes a position past
+    /// everything that sessions have seen so far, so that their next requests need no further poll.
+    pub(super) async fn turn(
+        &mut self,
+        conn: &mut PgListener,
+        asked: bool,
+    ) -> Result<(), sqlx::Error> {
+        let (turn, began) = (self.begin_turn(), clock::now());
+        let requests = self.take_sync_requests();
+        let asked = asked || requests.is_urgent;
+        let excused = asked || self.notify_suppressed || !self.busy.0.is_empty();
+        let unexplained = self.wakeups.begin_look(excused);
+        self.resume_notify(conn).await?;
+        if self.read.is_some() && self.leaves_stream_to_relay() {
+            // The relay may have taken the slot over.
+            self.published.stop();
+            self.rested = clock::now() + BUSY;
+            self.beat = clock::now() + HEARTBEAT;
+            return Ok(());
+        }
+        // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
+        let from = match asked {
+            true => within(log::announce(&mut *conn)).await?,
+            false => self.seen(),
+        };
+        let beat = clock::now() >= self.beat;
+        if beat {
+            self.check_schema(conn).await?;
+        }
+        let has_news = self.drain(conn, from, requests).await?;
+        self.end_turn(turn);
+        if has_news && unexplained {
+            self.wakeups.distrust(conn).await;
+        }
+        let took = began.elapsed();
+        self.rested = clock::now() + (took * REST).min(took.max(BUSY));
+        if beat {
+            self.housekeeping.work(conn, self.schema).await?;
+            self.published.clean_up(conn).await?;
+            self.beat = clock::now() + HEARTBEAT;
+        }
+        Ok(())
+    }
+
+    /// On a new connection: continues from the last snapshot, or loads the log if there is none. Returns `false` if the log
+    /// was not read, since the relay is to read it.
+    pub(super) async fn catch_up(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
+        let turn = self.begin_turn();
+        self.notify_suppressed = false;
+        self.fingerprint = Fingerprint::default();
+        let identity = within(identity(&mut *conn)).await?;
+        self.process = identity.process;
+        self.timeline = identity.timeline();
+        self.db.inner.lag.note_timeline(&identity);
+        if self.read.is_some() {
+            if self.leaves_stream_to_relay() {
+                self.beat = clock::now();
+                return Ok(false);
+            }
+            // Before the drain confirms stored entries, since the schema may have changed too.
+            self.check_schema(conn).await?;
+        }
+        self.drain(conn, self.seen(), TakenRequests::default()).await?;
+        self.end_turn(turn);
+        self.beat = clock::now();
+        Ok(true)
+    }
+}
