@@ -31,6 +31,7 @@ mod connection;
 mod follower;
 mod housekeeping;
 mod joining;
+mod load;
 mod pace;
 mod poll;
 mod recent_fences;

@@ -3,18 +3,12 @@
 use sqlx::postgres::PgListener;
 
 use super::follower::Follower;
-use super::housekeeping::MARK_EVERY;
-use super::joining::Joined;
 use super::pace::{BUSY, HEARTBEAT};
-use super::recent_fences::RecentFences;
-use super::relay_state::{RelayState, TakenRequests};
+use super::relay_state::TakenRequests;
 use crate::clock;
 use crate::entry::{Position, Tag};
-use crate::postgres::deadline::within;
-use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
-use crate::postgres::log::{self, DrainMode, Drained};
-use crate::postgres::peers;
-use crate::postgres::published::StreamStart;
+use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
+use crate::postgres::log::{DrainMode, Drained};
 use crate::postgres::relay::RelayRole;
 use crate::postgres::relay::message::Positions;
 
@@ -98,76 +92,6 @@ impl Follower {
             false => (drained.in_progress, BUSY),
         };
         self.read = Some((drained.epoch, drained.snapshot));
-    }
-
-    /// Begins an epoch with the contents of the log and its marks, or with what the relay knows. Returns whether this node then
-    /// knows all changes: if it has taken over what a relay left that is gone, it does so after a drain.
-    pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
-        // Existing connections to the primary may lead to the previous server.
-        peers::renew(&self.db.inner.own_writes);
-        // A fingerprint from another history is useless.
-        self.fingerprint = Fingerprint::default();
-        // Read before the log: if event triggers don't record all schema changes, a later change then shows as a
-        // difference.
-        let schema = self.fingerprint.read(conn).await?;
-        (self.schema, self.reshaped) = (Some(schema), false);
-        self.relaying = RelayState::default();
-        let began = clock::moment();
-        let loaded = log::load(conn, schema).await?;
-        let mut joined = match loaded.published {
-            true => self.join(loaded.epoch).await,
-            false => None,
-        };
-        if let Some(Joined { checkpoint, answer: None }) = &joined {
-            let (point, read) = (checkpoint.point.clone(), checkpoint.snapshot());
-            if !self.published.take_over((&self.db, conn), point, &read).await? {
-                joined = None;
-            }
-        }
-        let (loaded, began) = if let Some(joined) = &joined {
-            if joined.answer.is_some() {
-                self.published.follow(joined.checkpoint.point.clone());
-            }
-            (joined.over(&loaded), joined.answer.map(|answer| answer.sent))
-        } else {
-            let is_relay = self.elected() == RelayRole::Relay;
-            self.published.may_keep(is_relay);
-            let starts = if is_relay { StreamStart::Soon } else { self.starts_stream };
-            (self.published.begin(&self.db, conn, loaded, starts).await?, Some(began))
-        };
-        self.apart = None;
-        // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show
-        // that change.
-        self.db.follow_schema(self.fences.change_schema());
-        self.settles = loaded.settles.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
-        let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
-        let taken_over = joined.iter().flat_map(|joined| joined.checkpoint.fences());
-        let fences: Vec<_> = fences.chain(taken_over).collect();
-        self.fences.begin(loaded.epoch, loaded.floor, fences.iter().copied());
-        self.recent = RecentFences::begin(loaded.floor, &fences);
-        if let Some(began) = began {
-            self.confirm(loaded.epoch, (loaded.floor, loaded.seen), began);
-        }
-        self.wakeups.promise(loaded.wakeups);
-        self.read = Some((loaded.epoch, loaded.snapshot.clone()));
-        self.turns.send_modify(|turns| turns.epoch = loaded.epoch);
-        let floor = loaded.floor;
-        tracing::info!(epoch = %loaded.epoch, %floor, fences = fences.len(), "following the change log");
-        // With a mark, a node that starts later knows all changes since then, and can use what this one stores.
-        match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
-            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "can't mark the log"),
-            marked => drop(marked?),
-        }
-        let Some(began) = began else { return Ok(false) };
-        // A position past every fence, so that results read from now on are valid at once.
-        let (reached, is_settled) =
-            within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
-        self.unsettled = !is_settled;
-        // What was looked up before `began` has been discarded.
-        let is_known = is_settled && is_recent(&began);
-        let seen = if is_known { reached } else { loaded.floor };
-        self.confirm(loaded.epoch, (seen, reached), began);
-        Ok(true)
     }
 
     /// Finds schema changes that no event trigger has recorded. Each one invalidates all entries.
