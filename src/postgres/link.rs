@@ -19,7 +19,7 @@ pub(crate) struct PollCounter {
     pub(crate) begun: u64,
     pub(crate) done: u64,
     /// The number of polls on the primary.
-    pub(crate) looks: u64,
+    pub(crate) polls: u64,
     /// The connection to the log is lost, and no attempt to reconnect has succeeded yet.
     pub(crate) is_lost: bool,
     /// The number of connections to the log that were begun, and of the last one over which the log was read.

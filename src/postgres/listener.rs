@@ -116,8 +116,8 @@ impl Listener {
     }
 
     /// The number of times that this node has read the log on the primary.
-    pub fn looks(&self) -> u64 {
-        self.turns.borrow().looks
+    pub fn polls(&self) -> u64 {
+        self.turns.borrow().polls
     }
 
     /// Stops the listener. The cache still serves entries for the `max_staleness` of each policy, and is bypassed after

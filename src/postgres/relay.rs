@@ -55,11 +55,11 @@ const QUEUE: usize = 4096;
 #[non_exhaustive]
 pub enum RelayRole {
     /// It reads the log for itself only: there is no bus to other nodes, or it is unavailable.
-    Alone,
+    Standalone,
     /// It reads the log for itself and for the other nodes.
     Relay,
     /// Another node reads the log, and this one applies the changes that it publishes.
-    Relayed,
+    Follower,
 }
 
 /// What comes from other nodes.
@@ -92,7 +92,7 @@ pub(crate) struct Relay {
 impl Relay {
     /// Joins the nodes that share `bus` and follow the same log, which `name` identifies.
     pub(crate) fn start(bus: Arc<dyn Bus>, name: &str) -> Self {
-        let (elected, role) = watch::channel(RelayRole::Alone);
+        let (elected, role) = watch::channel(RelayRole::Standalone);
         let (events, received) = mpsc::channel(QUEUE);
         let (outgoing, queue) = mpsc::channel(QUEUE);
         let fit = Arc::new(AtomicBool::new(true));
@@ -233,7 +233,7 @@ impl RelayTask {
                         self.release().await;
                         steps_back = clock::now() + 2 * LEADERSHIP;
                     }
-                    self.elected.send_replace(RelayRole::Alone);
+                    self.elected.send_replace(RelayRole::Standalone);
                     sleep(backoff.jittered()).await;
                     continue;
                 }
@@ -262,9 +262,9 @@ impl RelayTask {
 
     async fn listen(&self, role: RelayRole) -> Result<Option<Messages>, StoreError> {
         let channel = match role {
-            RelayRole::Alone => return Ok(None),
+            RelayRole::Standalone => return Ok(None),
             RelayRole::Relay => &self.sync_requests,
-            RelayRole::Relayed => &self.batches,
+            RelayRole::Follower => &self.batches,
         };
         self.bus.subscribe(channel).await.map(Some)
     }
@@ -306,13 +306,13 @@ impl RelayTask {
                 Ok(true) => RelayRole::Relay,
                 Ok(false) => {
                     self.may_lead.store(false, Ordering::Relaxed);
-                    RelayRole::Relayed
+                    RelayRole::Follower
                 }
-                Err(_) => RelayRole::Alone,
+                Err(_) => RelayRole::Standalone,
             }
         } else {
             self.release().await;
-            RelayRole::Relayed
+            RelayRole::Follower
         };
         if role != before {
             self.elected.send_replace(role);

@@ -133,14 +133,14 @@ async fn security_a_token_of_another_history_does_not_cause_a_poll_per_request()
     let token = Node::alone(&before).await.put(1, "eve").await;
     let node = Node::alone(&now).await;
     node.warm(&["/users/1"]).await;
-    let looks = node.listener.looks();
+    let polls = node.listener.polls();
     for _ in 0..REQUESTS {
         let (body, status) = node.get_with("/users/1", &token).await;
         assert!(body == "ada" && status.contains("hit"), "{body} {status}");
     }
-    let looks = node.listener.looks() - looks;
-    assert!(looks > 0, "none has shown that the history is over");
-    assert!(looks < REQUESTS / 5, "{looks} looks for {REQUESTS} requests");
+    let polls = node.listener.polls() - polls;
+    assert!(polls > 0, "none has shown that the history is over");
+    assert!(polls < REQUESTS / 5, "{polls} polls for {REQUESTS} requests");
     // A session of the present history still needs its look.
     let token = node.put(1, "eve").await;
     assert_eq!(node.get_with("/users/1", &token).await.0, "eve");

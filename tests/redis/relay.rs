@@ -110,7 +110,7 @@ fn roles(nodes: &[Node], role: RelayRole) -> usize {
 /// Waits until one looks for all.
 async fn settled(nodes: &[Node]) {
     eventually("one looks for all", async || {
-        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Relayed) == nodes.len() - 1
+        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Follower) == nodes.len() - 1
     })
     .await;
 }
@@ -127,8 +127,8 @@ async fn one_node_polls_the_log_for_all() {
     let nodes = world.nodes(5).await;
     eventually("the others let go of the primary", async || world.listeners().await <= 2).await;
     let looks = |nodes: &[Node]| {
-        let relayed = nodes.iter().filter(|node| node.listener.role() == RelayRole::Relayed);
-        relayed.map(|node| node.listener.looks()).sum::<u64>()
+        let relayed = nodes.iter().filter(|node| node.listener.role() == RelayRole::Follower);
+        relayed.map(|node| node.listener.polls()).sum::<u64>()
     };
     let before = looks(&nodes);
     for n in 1..20 {
@@ -201,7 +201,7 @@ async fn without_redis_each_node_polls_the_log_itself() {
     let mut world = World::new().await;
     let nodes = world.nodes(3).await;
     world.redis.kill().await.unwrap();
-    eventually("each looks for itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
+    eventually("each looks for itself", async || roles(&nodes, RelayRole::Standalone) == 3).await;
     world.set(1).await;
     all_see(&nodes, 1).await;
     world.redis.restart().await.unwrap();
@@ -222,7 +222,7 @@ async fn a_node_that_receives_no_messages_polls_the_log_itself() {
     line.freeze();
     world.set(1).await;
     all_see(&nodes, 1).await;
-    assert_eq!(nodes[2].listener.role(), RelayRole::Alone);
+    assert_eq!(nodes[2].listener.role(), RelayRole::Standalone);
     line.heal().await.unwrap();
     settled(&nodes).await;
 }
@@ -241,7 +241,7 @@ async fn a_session_reads_its_writes_on_every_node() {
             assert_eq!(read(answer).await.0, n.to_string());
         }
     }
-    assert_eq!(roles(&nodes, RelayRole::Relayed), 3, "all along, one has looked for all");
+    assert_eq!(roles(&nodes, RelayRole::Follower), 3, "all along, one has looked for all");
 }
 
 /// The old primary still runs, and the relay's connection leads to it.
@@ -324,12 +324,12 @@ async fn nodes_without_the_relay_each_poll_the_log_themselves() {
     let nodes = [world.node_with(alone()).await, world.node_with(alone()).await];
     world.set(1).await;
     all_see(&nodes, 1).await;
-    let before = nodes.each_ref().map(|node| node.listener.looks());
+    let before = nodes.each_ref().map(|node| node.listener.polls());
     eventually("both look", async || {
-        nodes.iter().zip(before).all(|(node, before)| node.listener.looks() > before)
+        nodes.iter().zip(before).all(|(node, before)| node.listener.polls() > before)
     })
     .await;
-    assert_eq!(roles(&nodes, RelayRole::Alone), 2);
+    assert_eq!(roles(&nodes, RelayRole::Standalone), 2);
 }
 
 /// Forged news and questions, unsigned, on the very channels that the nodes use.

@@ -89,7 +89,7 @@ impl Follower {
             fences,
             asked: Arc::default(),
             turns: watch::Sender::new(PollCounter::default()),
-            role: watch::Sender::new(RelayRole::Alone),
+            role: watch::Sender::new(RelayRole::Standalone),
             relay: None,
             relaying: RelayState::default(),
             sync_requests: SyncRequests::new(),
@@ -126,13 +126,13 @@ impl Follower {
     }
 
     pub(super) fn elected(&self) -> RelayRole {
-        self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
+        self.relay.as_ref().map_or(RelayRole::Standalone, Relay::elected)
     }
 
     /// Publishes this node's role while it polls the log itself.
     pub(super) fn take_role(&self) {
         let relays = self.elected() == RelayRole::Relay;
-        self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Alone });
+        self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Standalone });
     }
 
     /// Whether a read or a write of this node has found a server that was promoted after the one whose log is read. This
@@ -158,9 +158,9 @@ impl Follower {
     /// slot on the server, and begin with an empty cache.
     pub(super) fn leaves_stream_to_relay(&mut self) -> bool {
         let limit = match self.elected() {
-            RelayRole::Relayed => RELAY_WITHIN,
+            RelayRole::Follower => RELAY_WITHIN,
             // There was no election yet, or the nodes can't reach each other.
-            RelayRole::Alone if self.relay.is_some() => ELECTED_WITHIN,
+            RelayRole::Standalone if self.relay.is_some() => ELECTED_WITHIN,
             _ => Duration::ZERO,
         };
         if limit.is_zero() || self.published.is_running() || !self.published.is_expected() {

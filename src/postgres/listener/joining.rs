@@ -86,14 +86,14 @@ impl Follower {
                     return (is_ours && checkpoint.point.is_some())
                         .then_some(Joined { checkpoint, answer: None });
                 }
-                RelayRole::Relayed
+                RelayRole::Follower
                     if asked.last().is_none_or(|(_, sent)| sent.at.elapsed() >= ASK_EVERY) =>
                 {
                     let nonce = fastrand::u64(..);
                     asked.push((nonce, clock::moment()));
                     relay.request_sync(SyncRequest { nonce, urgent: true, joins: true });
                 }
-                RelayRole::Relayed | RelayRole::Alone => {}
+                RelayRole::Follower | RelayRole::Standalone => {}
             }
             let Some(batch) = batch else { continue };
             let answered = asked.iter().find(|(nonce, _)| batch.answers.contains(nonce));

@@ -63,7 +63,7 @@ impl Follower {
 
     /// When to send the next sync request to the relay, if another node is the relay.
     pub(super) fn try_relay_at(&self) -> Option<Instant> {
-        (self.elected() == RelayRole::Relayed).then(|| self.sync_requests.wake())
+        (self.elected() == RelayRole::Follower).then(|| self.sync_requests.wake())
     }
 
     /// Sends a sync request to the relay if one is due, while this node polls the log itself. Once the relay responds, this
@@ -112,13 +112,13 @@ impl Follower {
         self.turns.send_modify(|turns| turns.is_lost = false);
         let why = self.apply().await;
         tracing::debug!(why, "no longer following the relay; polling the log");
-        self.role.send_replace(RelayRole::Alone);
+        self.role.send_replace(RelayRole::Standalone);
         self.sync_requests.clear();
     }
 
     /// As [`follow_relay`](Self::follow_relay); returns the reason.
     async fn apply(&mut self) -> &'static str {
-        self.role.send_replace(RelayRole::Relayed);
+        self.role.send_replace(RelayRole::Follower);
         self.relaying = RelayState::default();
         self.published.stop();
         self.apart = None;
@@ -150,7 +150,9 @@ impl Follower {
                 Some(RelayEvent::Batch(batch)) if self.apply_batch(&batch).is_none() => {
                     return "an invalidation batch was missed";
                 }
-                None if self.elected() != RelayRole::Relayed => return "no other node is the relay",
+                None if self.elected() != RelayRole::Follower => {
+                    return "no other node is the relay";
+                }
                 _ => {}
             }
         }

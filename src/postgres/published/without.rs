@@ -93,6 +93,6 @@ impl PublishedStream {
     }
 
     pub(crate) async fn changed(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -105,16 +105,16 @@ async fn is_noticed(before_the_start: bool) {
         bed.server.psql("update users set name = name || 'x' where id = 31").await.unwrap();
         written.push('x');
         eventually("the change is seen", async || name().await == written).await;
-        let (looks, before) = (listener.looks(), beats().await);
+        let (polls, before) = (listener.polls(), beats().await);
         while beats().await == before {
             tokio::task::yield_now().await;
         }
-        if listener.looks() > looks + 4 {
+        if listener.polls() > polls + 4 {
             assert_eq!(warnings(&named), 1, "{}", all_warnings());
             return;
         }
     }
-    panic!("it looks at each heartbeat alone");
+    panic!("it polls at each heartbeat alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,7 +171,7 @@ impl World {
     async fn settle(&self, relay: bool) -> Result<(), Failure> {
         let wanted = if relay { self.nodes.len() - 1 } else { 0 };
         let told =
-            || self.nodes.iter().filter(|node| node.listener.role() == RelayRole::Relayed).count();
+            || self.nodes.iter().filter(|node| node.listener.role() == RelayRole::Follower).count();
         timeout(Duration::from_secs(60), async {
             while told() != wanted {
                 sleep(Duration::from_millis(100)).await;
