@@ -9,7 +9,7 @@ use super::database::Database;
 use super::deadline::within;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
-use super::listener::{connect, heard};
+use super::listener::{check_notifications, connect};
 use super::log::{self, ChangeDetail, DrainMode, Snapshot};
 use super::published::{PublishedStream, StreamStart};
 use crate::entry::{Epoch, Position};
@@ -67,7 +67,7 @@ impl Changes {
     /// As [`Listener::spawn`](crate::Listener::spawn).
     pub async fn follow(db: &Database) -> Result<Self, DatabaseError> {
         let mut conn = connect(db).await?;
-        heard(db, &mut conn).await?;
+        check_notifications(db, &mut conn).await?;
         let mut fingerprint = Fingerprint::default();
         let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::from_log)?;
         let mut published = PublishedStream::default();
@@ -92,9 +92,9 @@ impl Changes {
             }
             let pause = if self.published.is_running() { STREAM_HEARTBEAT } else { HEARTBEAT };
             tokio::select! {
-                heard = self.conn.try_recv() => {
-                    let lost = || DatabaseError::Log(super::listener::lost());
-                    heard.map_err(DatabaseError::Log)?.ok_or_else(lost)?;
+                notification = self.conn.try_recv() => {
+                    let lost = || DatabaseError::Log(super::listener::connection_lost());
+                    notification.map_err(DatabaseError::Log)?.ok_or_else(lost)?;
                 }
                 () = self.published.changed() => {}
                 () = sleep(pause) => {}
@@ -110,8 +110,8 @@ impl Changes {
         let drained = published.drain(&self.db, conn, from_here, manner, detail).await?;
         let (mut drained, published) = drained;
         published.add_to(&mut drained);
-        let reshaped = drained.reshaped || schema != self.schema;
-        let all = drained.is_all() || reshaped;
+        let schema_changed = drained.schema_changed || schema != self.schema;
+        let all = drained.is_all() || schema_changed;
         (self.snapshot, self.schema) = (drained.snapshot, schema);
         let change = Change { epoch: drained.epoch, fence: drained.fence, tags: drained.tags, all };
         Ok((change.all || !change.tags.is_empty()).then_some(change))

@@ -333,9 +333,9 @@ impl Database {
     /// Discards everything that predates this schema change: the dependencies of statements, and the connections' prepared
     /// statements.
     pub(crate) fn follow_schema(&self, change: u64) {
-        if self.inner.known.forget_before(change) {
-            self.inner.primary.forget_plans();
-            self.servers().iter().for_each(|replica| replica.forget_plans());
+        if self.inner.known.clear_before(change) {
+            self.inner.primary.clear_plans();
+            self.servers().iter().for_each(|replica| replica.clear_plans());
         }
     }
 

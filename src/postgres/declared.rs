@@ -140,7 +140,7 @@ impl DeclaredPosition {
             process: next()?.parse().ok()?,
             address: None,
             port: None,
-            asked: clock::now(),
+            queried: clock::now(),
         };
         let (is_read_committed, has_written) = (is_true(next()?), !is_true(next()?));
         let has_temporary = !is_true(next()?);
@@ -296,7 +296,7 @@ impl Database {
             return Ok(true);
         }
         // If sessions differ, or the primary does not respond, callers must not wait for that one after the other.
-        if is_present && own.asked.is_some_and(|asked| asked.elapsed() < AGAIN) {
+        if is_present && own.queried.is_some_and(|queried| queried.elapsed() < AGAIN) {
             if own.text.is_some() {
                 return Ok(false);
             }
@@ -308,7 +308,7 @@ impl Database {
         *own = OwnSession {
             text: text.as_ref().ok().cloned(),
             schema: own.schema.max(schema),
-            asked: Some(clock::now()),
+            queried: Some(clock::now()),
         };
         Ok(text.map_err(DeclareError::Lookup)? == session)
     }

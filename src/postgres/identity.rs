@@ -27,7 +27,7 @@ pub(crate) struct ServerIdentity {
     /// The server process of the connection.
     pub(crate) process: i32,
     /// When the query was sent.
-    pub(crate) asked: Instant,
+    pub(crate) queried: Instant,
 }
 
 /// Which database of which cluster.
@@ -65,7 +65,7 @@ impl Timeline {
 
 /// Queries the identity of the server behind this connection, which may be a standby.
 pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<ServerIdentity, sqlx::Error> {
-    let asked = clock::now();
+    let queried = clock::now();
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
     let position: Option<String> = row.try_get("position")?;
     Ok(ServerIdentity {
@@ -79,7 +79,7 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<ServerIdentity
         address: row.try_get("address")?,
         port: row.try_get("port")?,
         process: row.try_get("process")?,
-        asked,
+        queried,
     })
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Lag {
     /// The timeline of the server that reported the last position, and when this was queried.
     timeline: Mutex<Option<(Timeline, Instant)>>,
     /// The primary did not respond to the last query.
-    lost: AtomicBool,
+    down: AtomicBool,
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
     /// its position.
     suspect: AtomicBool,
@@ -47,7 +47,7 @@ impl Lag {
             samples: Mutex::default(),
             reported: Mutex::default(),
             timeline: Mutex::default(),
-            lost: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
         }
     }
@@ -65,22 +65,22 @@ impl Lag {
 
     /// Records which server reports, or responds, from now on.
     pub(crate) fn note_timeline(&self, identity: &ServerIdentity) {
-        *lock(&self.timeline) = identity.timeline().map(|timeline| (timeline, identity.asked));
+        *lock(&self.timeline) = identity.timeline().map(|timeline| (timeline, identity.queried));
     }
 
     /// Whether a server was promoted after the one that reported the last position, and was seen later, too. A name may lead
     /// back from a server that was promoted by mistake.
     pub(crate) fn is_older_than(&self, server: Timeline, seen: Instant) -> bool {
         let reporting = *lock(&self.timeline);
-        reporting.is_some_and(|(reporting, asked)| reporting.is_before(server) && asked < seen)
+        reporting.is_some_and(|(reporting, queried)| reporting.is_before(server) && queried < seen)
     }
 
     /// Whether the primary need not be queried: its position is reported often enough, and nothing suggests that this node
     /// can't reach it.
     pub(crate) fn is_reported(&self) -> bool {
         let enough = self.sample_every() * 2;
-        let is_doubtful = self.is_lost() || self.suspect.load(Ordering::Relaxed);
-        !is_doubtful && lock(&self.reported).is_some_and(|at| at.elapsed() < enough)
+        let may_be_down = self.is_down() || self.suspect.load(Ordering::Relaxed);
+        !may_be_down && lock(&self.reported).is_some_and(|at| at.elapsed() < enough)
     }
 
     /// Records that a connection to the primary failed. Only a query shows whether the primary responds.
@@ -89,21 +89,21 @@ impl Lag {
     }
 
     /// Records that the primary did not respond.
-    pub(crate) fn lose(&self) {
-        self.lost.store(true, Ordering::Relaxed);
+    pub(crate) fn mark_down(&self) {
+        self.down.store(true, Ordering::Relaxed);
     }
 
     /// Whether the primary did not respond to the last query, about a second ago.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// Records that the primary has responded to this node.
     pub(crate) fn responds(&self) {
         // Loaded first: every read on the primary comes here.
-        for doubt in [&self.lost, &self.suspect] {
-            if doubt.load(Ordering::Relaxed) {
-                doubt.store(false, Ordering::Relaxed);
+        for flag in [&self.down, &self.suspect] {
+            if flag.load(Ordering::Relaxed) {
+                flag.store(false, Ordering::Relaxed);
             }
         }
     }
@@ -210,12 +210,12 @@ mod tests {
         lag.report(at(1, 1));
         lag.suspect();
         lag.report(at(1, 2));
-        assert!(!lag.is_reported() && !lag.is_lost(), "the monitor finds out");
-        lag.lose();
+        assert!(!lag.is_reported() && !lag.is_down(), "the monitor finds out");
+        lag.mark_down();
         lag.report(at(1, 3));
-        assert!(!lag.is_reported() && lag.is_lost());
+        assert!(!lag.is_reported() && lag.is_down());
         lag.observe(at(1, 4));
-        assert!(lag.is_reported() && !lag.is_lost());
+        assert!(lag.is_reported() && !lag.is_down());
     }
 
     #[tokio::test(start_paused = true)]

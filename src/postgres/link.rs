@@ -32,12 +32,12 @@ pub(crate) struct PollCounter {
 /// Connects the cache to its listener and the primary.
 pub(crate) struct ListenerLink {
     db: Database,
-    asked: Arc<PollRequests>,
+    requests: Arc<PollRequests>,
     turns: watch::Receiver<PollCounter>,
     has_warned: AtomicBool,
 }
 
-/// What the cache asks of its listener.
+/// The polls and connections that the cache requests from its listener.
 #[derive(Debug, Default)]
 pub(crate) struct PollRequests {
     pub(crate) poll: Notify,
@@ -56,10 +56,10 @@ impl PollRequests {
 impl ListenerLink {
     pub(crate) fn new(
         db: Database,
-        asked: Arc<PollRequests>,
+        requests: Arc<PollRequests>,
         turns: watch::Receiver<PollCounter>,
     ) -> Self {
-        Self { db, asked, turns, has_warned: AtomicBool::new(false) }
+        Self { db, requests, turns, has_warned: AtomicBool::new(false) }
     }
 
     fn follows(&self, epoch: Epoch) -> bool {
@@ -70,18 +70,18 @@ impl ListenerLink {
     async fn reconnect(&self) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().opening + 1;
-        self.asked.connection.fetch_max(next, Ordering::AcqRel);
-        self.asked.reconnect.notify_one();
+        self.requests.connection.fetch_max(next, Ordering::AcqRel);
+        self.requests.reconnect.notify_one();
         let opened = turns.wait_for(|turns| turns.opened >= next).await;
         opened.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 
-    /// Waits until a poll that has not begun yet is completed, or until `gives_up`. All waiters share the poll.
-    async fn poll_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
+    /// Waits until a poll that has not begun yet is completed, or until `is_abandoned`. All waiters share the poll.
+    async fn poll_unless(&self, is_abandoned: fn(&PollCounter) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
-        self.asked.poll.notify_one();
-        let ended = turns.wait_for(|turns| turns.done >= next || gives_up(turns)).await;
+        self.requests.poll.notify_one();
+        let ended = turns.wait_for(|turns| turns.done >= next || is_abandoned(turns)).await;
         ended.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 }
@@ -146,8 +146,8 @@ impl Log for ListenerLink {
             self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
             // On this node, the invalidation is effective when this returns, unless the node can't poll now. The row is in
             // the log: a later poll finds it, and until then entries are served for at most `max_staleness`.
-            let look = timeout(PATIENCE, self.poll_unless(|turns| turns.is_lost)).await;
-            if !matches!(look, Ok(Ok(()))) {
+            let polled = timeout(PATIENCE, self.poll_unless(|turns| turns.is_lost)).await;
+            if !matches!(polled, Ok(Ok(()))) {
                 tracing::debug!("an invalidation is in the log, and this node has not seen it yet");
             }
             Ok(())

@@ -43,7 +43,7 @@ mod task;
 mod tests;
 mod wakeups;
 
-pub(super) use connection::{connect, heard, lost};
+pub(super) use connection::{check_notifications, connect, connection_lost};
 use follower::Follower;
 
 /// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
@@ -82,7 +82,7 @@ impl Listener {
         let database =
             within(identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
         database.expect(db.inner.identity, db.inner.listen.label())?;
-        heard(db, &mut conn).await?;
+        check_notifications(db, &mut conn).await?;
         if cache.log().is_some_and(|log| log.has_ended()) {
             // A cache keeps each log that was attached to it. So after a failure, it gets another one only if that can be
             // read.
@@ -90,8 +90,11 @@ impl Listener {
             trial.starts_stream = StreamStart::WithADrain;
             trial.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         }
-        let link =
-            ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
+        let link = ListenerLink::new(
+            db.clone(),
+            follower.poll_requests.clone(),
+            follower.turns.subscribe(),
+        );
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
         if cache.bus().is_some() {
             follower.starts_stream = StreamStart::WithADrain;

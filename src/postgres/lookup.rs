@@ -27,13 +27,13 @@ pub(super) async fn dependencies(
     sql: &str,
     now: Epoch,
 ) -> Result<FoundDependencies, sqlx::Error> {
-    let is_lost = db.inner.lag.is_lost();
+    let is_down = db.inner.lag.is_down();
     if let Some(found) = db.inner.known.get(sql)
-        && found.source.is_good(is_lost, now)
+        && found.source.is_good(is_down, now)
     {
         return Ok(found);
     }
-    look_up(db, sql, now, tell).await
+    look_up(db, sql, now, report).await
 }
 
 /// Looks up a statement's dependencies in the background, one statement at a time, and for at most a tenth of the time,
@@ -61,11 +61,11 @@ async fn look_up(
     db: &Database,
     sql: &str,
     now: Epoch,
-    tell: impl Fn(&Unanalyzable),
+    report: impl Fn(&Unanalyzable),
 ) -> Result<FoundDependencies, sqlx::Error> {
     let known = &db.inner.known;
     for _ in 0..LOOKUPS {
-        let found = match known.lookup(sql, db.inner.lag.is_lost(), now).await {
+        let found = match known.lookup(sql, db.inner.lag.is_down(), now).await {
             DependencyLookup::Known(found) => return Ok(found),
             DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
@@ -78,7 +78,7 @@ async fn look_up(
         };
         if let Some(found) = found {
             if let Dependencies::Unanalyzable(unanalyzable) = &*found.dependencies {
-                tell(unanalyzable);
+                report(unanalyzable);
             }
             return Ok(found);
         }
@@ -89,7 +89,7 @@ async fn look_up(
 }
 
 /// Looks a statement up in the catalogue, within the time limit of the listener's statements, since other requests wait for
-/// the same lookup. The server ends its part of a lookup that is given up. If the primary does not respond or provide a
+/// the same lookup. The server ends its part of an abandoned lookup. If the primary does not respond or provide a
 /// connection in time, it is not queried for a while: otherwise the waiting requests would each wait as long, one after the
 /// other.
 async fn find(
@@ -98,7 +98,7 @@ async fn find(
     unknown: UnknownStatement<'_>,
 ) -> Result<Option<FoundDependencies>, sqlx::Error> {
     let replica = || db.servers().into_iter().find(|server| server.at().is_some());
-    let instead = if db.inner.lag.is_lost() { replica() } else { None };
+    let instead = if db.inner.lag.is_down() { replica() } else { None };
     let found = within(async {
         let mut acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
             Ok(acquired) => acquired,
@@ -121,7 +121,7 @@ async fn find(
 
 /// Logs why responses that use a statement are not cached, once for each text. The text itself is not logged, since it may
 /// contain personal data.
-fn tell(unanalyzable: &Unanalyzable) {
+fn report(unanalyzable: &Unanalyzable) {
     match unanalyzable {
         Unanalyzable::NotARead => {}
         Unanalyzable::UntrackedTable(..) => {

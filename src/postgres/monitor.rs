@@ -35,9 +35,9 @@ impl Monitor {
                 &server,
                 every,
                 || true,
-                |said| match said {
+                |report| match report {
                     MonitorReport::Identity(identity) => drop(server.observe(identity)),
-                    MonitorReport::Refused | MonitorReport::Silence => server.lose(),
+                    MonitorReport::Refused | MonitorReport::Silence => server.mark_down(),
                 },
             )
             .await;
@@ -49,21 +49,21 @@ impl Monitor {
     pub(crate) fn for_primary(server: &Server, lag: &Arc<Lag>) -> Self {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
-            let primary = |said: &ServerIdentity| {
-                ServerPosition::from_identity(said).filter(|at| !at.standby)
+            let primary = |report: &ServerIdentity| {
+                ServerPosition::from_identity(report).filter(|at| !at.standby)
             };
             let pooled = server.clone();
-            let observe = |said: MonitorReport<'_>| match said {
+            let observe = |report: MonitorReport<'_>| match report {
                 MonitorReport::Identity(identity) => match primary(identity) {
                     Some(at) => {
                         lag.note_timeline(identity);
                         lag.observe(at);
                     }
-                    None => lag.lose(),
+                    None => lag.mark_down(),
                 },
                 // It has no connection left for this task, and may serve those that the pool has.
                 MonitorReport::Refused if pooled.pool().size() > 0 => lag.responds(),
-                MonitorReport::Refused | MonitorReport::Silence => lag.lose(),
+                MonitorReport::Refused | MonitorReport::Silence => lag.mark_down(),
             };
             watch(&server, lag.sample_every(), || !lag.is_reported(), observe).await;
         }))
@@ -96,7 +96,7 @@ async fn watch(
     server: &Server,
     every: Duration,
     wanted: impl Fn() -> bool,
-    mut told: impl FnMut(MonitorReport<'_>),
+    mut report: impl FnMut(MonitorReport<'_>),
 ) {
     let mut backoff = Backoff::new(every, every.max(SLOWEST));
     loop {
@@ -104,17 +104,17 @@ async fn watch(
             match timeout(PATIENCE, server.connector.connect()).await {
                 Ok(Ok(mut conn)) => {
                     let began = clock::now();
-                    let end = follow(server, &mut conn, every, &wanted, &mut told).await;
+                    let end = follow(server, &mut conn, every, &wanted, &mut report).await;
                     backoff.ended_after(began.elapsed());
                     if end == MonitorEnd::Silence && wanted() {
                         tracing::warn!(server = %server.label(), "a server does not respond");
-                        told(MonitorReport::Silence);
+                        report(MonitorReport::Silence);
                     }
                 }
                 Ok(Err(error)) if sql_state(&error).as_deref() == Some(TOO_MANY) => {
-                    told(MonitorReport::Refused);
+                    report(MonitorReport::Refused);
                 }
-                _ => told(MonitorReport::Silence),
+                _ => report(MonitorReport::Silence),
             }
         } else {
             backoff.reset();
@@ -139,7 +139,7 @@ async fn follow(
     conn: &mut PgConnection,
     every: Duration,
     wanted: impl Fn() -> bool,
-    told: &mut impl FnMut(MonitorReport<'_>),
+    report: &mut impl FnMut(MonitorReport<'_>),
 ) -> MonitorEnd {
     let mut process = None;
     while wanted() {
@@ -149,7 +149,7 @@ async fn follow(
         if *process.get_or_insert(identity.process) != identity.process {
             server.note_shared();
         }
-        told(MonitorReport::Identity(&identity));
+        report(MonitorReport::Identity(&identity));
         sleep(every).await;
     }
     MonitorEnd::Unwanted
@@ -177,11 +177,11 @@ mod tests {
         let lag = Arc::new(Lag::new(Duration::from_secs(1)));
         let _pooled = server.acquire().await.unwrap();
         let _monitor = Monitor::for_primary(&server, &lag);
-        lag.lose();
+        lag.mark_down();
         let (epoch, position) = (Epoch::new(1), Position::new(1));
         tidegate_testing::eventually("it was refused", async || {
             lag.report(ServerPosition { epoch, position, standby: false, seen: clock::now() });
-            lag.is_reported() && !lag.is_lost()
+            lag.is_reported() && !lag.is_down()
         })
         .await
         .unwrap();

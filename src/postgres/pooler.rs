@@ -116,9 +116,9 @@ type Backend = (i32, i64);
 
 /// What is behind a connection.
 async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
-    let asked = "select pg_catalog.pg_backend_pid() as pid,
+    let sql = "select pg_catalog.pg_backend_pid() as pid,
         (extract(epoch from pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint as started";
-    let row = sqlx::raw_sql(asked).fetch_one(conn).await?;
+    let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
     Ok((row.try_get("pid")?, row.try_get("started")?))
 }
 
@@ -131,9 +131,9 @@ async fn is_mixed(one: &mut PgConnection, other: &mut PgConnection) -> Result<bo
         return Ok(true);
     }
     // The driver's names begin so; a proxy that keeps statements apart gives them others.
-    let asked = format!(
+    let sql = format!(
         "select exists (select from pg_catalog.pg_prepared_statements
             where statement operator(pg_catalog.=) '{text}' and pg_catalog.starts_with(name, 'sqlx_'))"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(asked)).fetch_one(other).await?.try_get(0)
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_one(other).await?.try_get(0)
 }

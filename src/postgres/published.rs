@@ -51,7 +51,7 @@ impl PublishedStream {
         let mut has_started = false;
         loop {
             let is_running = self.watermark(conn).await?;
-            let announce = manner.announce || self.unreported().is_news();
+            let announce = manner.announce || self.unreported().has_changes();
             let drained = log::drain(conn, prev, DrainMode { announce, ..manner }, detail).await?;
             if epoch.is_some_and(|epoch| epoch != drained.epoch) {
                 return Ok((drained, PublishedChanges::default()));
@@ -84,7 +84,7 @@ impl PublishedStream {
     pub(crate) fn follow(&mut self, point: Option<ResumePoint>) {
         self.stop();
         self.expect(true);
-        self.pass(point);
+        self.set_point(point);
     }
 
     /// Continues the stream of a relay that is gone from where it was after a drain that saw what `read` sees. Returns whether
@@ -118,7 +118,7 @@ impl PublishedStream {
         starts: StreamStart,
     ) -> Result<LoadedLog, sqlx::Error> {
         self.stop();
-        self.forget();
+        self.begin_cold();
         self.expect(loaded.published);
         if !loaded.published {
             return Ok(loaded);
@@ -137,8 +137,8 @@ impl PublishedStream {
             }
             StreamStart::WithADrain => {}
         }
-        let settles = loaded.settles;
-        let cold = LoadedLog { settles, ..within(log::cold(conn)).await? };
+        let is_settling = loaded.is_settling;
+        let cold = LoadedLog { is_settling, ..within(log::cold(conn)).await? };
         // What the first watermark showed is older than this snapshot.
         *self.unreported() = PublishedChanges::default();
         Ok(cold)

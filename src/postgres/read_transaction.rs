@@ -85,7 +85,7 @@ impl ReadTransaction {
                 let step = rows.next().await.transpose();
                 if let Err(error) = &step {
                     if is_outdated_plan(error) {
-                        primary.forget_plans();
+                        primary.clear_plans();
                     }
                     if let Some(record) = &plan.record {
                         let why = format!("a read failed: {error}");

@@ -247,7 +247,7 @@ impl RelayTask {
                             sleep(backoff.jittered()).await;
                             break;
                         };
-                        self.pass(role, &message);
+                        self.deliver(role, &message);
                     }
                     Some(message) = queue.recv() => self.publish(message).await,
                     _ = elect.tick() => {
@@ -269,8 +269,8 @@ impl RelayTask {
         self.bus.subscribe(channel).await.map(Some)
     }
 
-    /// Passes a message on to the node. If the queue is full, the message is dropped.
-    fn pass(&self, role: RelayRole, message: &Bytes) {
+    /// Delivers a message to the node. If the queue is full, the message is dropped.
+    fn deliver(&self, role: RelayRole, message: &Bytes) {
         let event = match role {
             RelayRole::Relay => decode(message).map(RelayEvent::SyncRequest),
             _ => decode(message).map(RelayEvent::Batch),

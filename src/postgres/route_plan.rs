@@ -291,7 +291,7 @@ impl RoutePlan {
         let rest = self.last_resorts(up).into_iter().map(Candidate::LastResort);
         match self.primary_first {
             // The primary is down: a read would wait in vain for a connection to it.
-            _ if db.inner.lag.is_lost() => replicas.chain(rest).chain(primary).collect(),
+            _ if db.inner.lag.is_down() => replicas.chain(rest).chain(primary).collect(),
             true => primary.into_iter().chain(replicas).chain(rest).collect(),
             false => replicas.chain(primary).chain(rest).collect(),
         }

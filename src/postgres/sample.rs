@@ -44,7 +44,7 @@ pub(crate) struct ServerSample {
     /// When the servers started that were behind the name before this one, with the same address.
     before: Vec<i64>,
     /// When the server was queried for `at`.
-    asked: Option<Instant>,
+    queried: Option<Instant>,
     several_until: Option<Instant>,
     /// If the name alternates between servers: the timeline of the one that was promoted last.
     pub(crate) newest: Option<Timeline>,
@@ -97,15 +97,15 @@ impl ServerSample {
             replayed: Vec::new(),
             who: None,
             before: Vec::new(),
-            asked: None,
+            queried: None,
             several_until: None,
             newest: None,
         }
     }
 
     /// When the server was last queried for its identity.
-    pub(crate) fn asked(&self) -> Option<Instant> {
-        self.asked
+    pub(crate) fn queried(&self) -> Option<Instant> {
+        self.queried
     }
 
     /// Whether the name leads, or may lead, to several servers, so that the server of the next transaction is unknown.
@@ -122,7 +122,7 @@ impl ServerSample {
         let who = Who::new(identity, at.epoch);
         let is_lower = self.at.is_some_and(|known| at.position < known.position);
         // Responses on two connections may arrive in either order: a lower position from an earlier query is ignored.
-        let is_late = is_lower && self.asked.is_some_and(|asked| identity.asked < asked);
+        let is_late = is_lower && self.queried.is_some_and(|queried| identity.queried < queried);
         if is_late && self.who.as_ref() == Some(&who) {
             return true;
         }
@@ -136,7 +136,7 @@ impl ServerSample {
             Some(known) if known.started != who.started => {
                 // A server that comes back has not been replaced by the other. A response to an earlier query is none that
                 // comes back.
-                if self.asked.is_none_or(|asked| identity.asked >= asked) {
+                if self.queried.is_none_or(|queried| identity.queried >= queried) {
                     if self.before.contains(&who.started) {
                         self.several_until = Some(now + SEVERAL_FOR);
                     }
@@ -161,7 +161,7 @@ impl ServerSample {
         }
         self.note_newest(identity);
         self.at = Some(at);
-        self.asked = Some(identity.asked);
+        self.queried = Some(identity.queried);
         true
     }
 
@@ -194,14 +194,14 @@ impl ServerSample {
     }
 
     /// The server can't be reached, and the next one that responds may be a different one.
-    pub(crate) fn lose(&mut self) {
+    pub(crate) fn mark_down(&mut self) {
         if self.at.take().is_some() {
             self.renew();
         }
     }
 
     /// Statements that were prepared before now must not be used again.
-    pub(crate) fn forget_plans(&mut self) {
+    pub(crate) fn clear_plans(&mut self) {
         self.since = clock::now();
         // Random, to differ from other nodes' markers: all nodes share the proxy's prepared statements.
         self.plans = self.is_pooled.then(|| fastrand::u64(..));
@@ -244,7 +244,7 @@ impl ServerSample {
             self.replayed.clear();
         }
         self.replayed.push((server, change));
-        self.forget_plans();
+        self.clear_plans();
     }
 
     /// Begins a new generation.
@@ -300,7 +300,7 @@ mod tests {
             address: Some("10.0.0.1".into()),
             port: Some(port),
             process: 1,
-            asked: clock::now(),
+            queried: clock::now(),
         }
     }
 
@@ -414,8 +414,8 @@ mod tests {
     async fn a_lost_server_begins_a_new_generation() {
         let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
-        sample.lose();
-        sample.lose();
+        sample.mark_down();
+        sample.mark_down();
         assert_eq!((sample.generation, sample.at), (1, None));
     }
 

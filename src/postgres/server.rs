@@ -86,10 +86,10 @@ impl ProbeFailure {
 }
 
 impl Probe {
-    /// The failure of the last probe, if it is recent, or ended while a caller waited that came at `asked`.
-    fn failure(&self, asked: Instant) -> Option<sqlx::Error> {
+    /// The failure of the last probe, if it is recent, or ended while a caller waited that called at `called`.
+    fn failure(&self, called: Instant) -> Option<sqlx::Error> {
         let (at, why) = self.failed.as_ref()?;
-        let is_shared = *at >= asked || at.elapsed() < PROBE_EVERY;
+        let is_shared = *at >= called || at.elapsed() < PROBE_EVERY;
         is_shared.then(|| why.error())
     }
 }
@@ -205,14 +205,14 @@ impl Server {
     /// The epoch of the server to which a connection leads that is opened after this call. Concurrent callers share it, or
     /// its failure. A caller may hold a connection of the pool, so the time that it waits for others is limited.
     pub(crate) async fn probe(&self) -> Result<Epoch, sqlx::Error> {
-        let asked = clock::now();
+        let called = clock::now();
         let mut probe = within(async { Ok(self.probe.lock().await) }).await?;
-        if let Some(failure) = probe.failure(asked) {
+        if let Some(failure) = probe.failure(called) {
             return Err(failure);
         }
         let began = probe.began.filter(|_| probe.epoch.is_some());
         if let Some(epoch) = probe.epoch
-            && began.is_some_and(|began| began >= asked)
+            && began.is_some_and(|began| began >= called)
         {
             return Ok(epoch);
         }
@@ -326,8 +326,8 @@ impl Server {
         sample.is_newest(identity) && (sample.is_several() || sample.generation == before)
     }
 
-    pub(crate) fn lose(&self) {
-        self.lock().lose();
+    pub(crate) fn mark_down(&self) {
+        self.lock().mark_down();
     }
 
     /// The timeline of the newest of the servers behind the name that were seen recently.
@@ -338,7 +338,7 @@ impl Server {
     /// The same, with the time when a connection of the pool last reported its server.
     pub(crate) fn newest_seen(&self) -> Option<(Timeline, Instant)> {
         let sample = self.lock();
-        sample.newest.zip(sample.asked())
+        sample.newest.zip(sample.queried())
     }
 
     /// The epochs that connections to this name have shown to be over.
@@ -366,8 +366,8 @@ impl Server {
 
     /// Statements that were prepared before now may have plans for another schema, so their connections must not be used
     /// again. This casts no doubt on which server is behind the name.
-    pub(crate) fn forget_plans(&self) {
-        self.lock().forget_plans();
+    pub(crate) fn clear_plans(&self) {
+        self.lock().clear_plans();
     }
 
     /// The last observed server behind the name has replayed this schema change. Connections opened before now must not be

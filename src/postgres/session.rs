@@ -41,5 +41,5 @@ pub(crate) struct OwnSession {
     pub(super) text: Option<String>,
     /// The last schema change that was known when it was queried: that may have changed a role's settings.
     pub(super) schema: u64,
-    pub(super) asked: Option<Instant>,
+    pub(super) queried: Option<Instant>,
 }

@@ -55,7 +55,7 @@ pub(crate) enum DependencyLookup<'a> {
 pub(crate) struct UnknownStatement<'a> {
     known: &'a DependencyCache,
     turn: Turn<'a>,
-    /// How many changes of the schema had been noticed before it was asked for.
+    /// How many changes of the schema had been noticed before the lookup began.
     schema: u64,
 }
 
@@ -65,7 +65,7 @@ enum Turn<'a> {
     /// A further lookup, since the first one is not being polled.
     Overtaking,
     /// The text is too long to be cached.
-    Alone,
+    Uncached,
 }
 
 type LookupGuard<'a> = PlaceholderGuard<
@@ -111,7 +111,7 @@ impl DependencySource {
 
 #[derive(Debug, Clone)]
 struct RememberedText {
-    /// How many changes of the schema had been noticed before it was asked for.
+    /// How many changes of the schema had been noticed before the lookup began.
     schema: u64,
     found: FoundDependencies,
 }
@@ -144,7 +144,7 @@ impl DependencyCache {
             let schema = schema_changes();
             return DependencyLookup::Unknown(UnknownStatement {
                 known: self,
-                turn: Turn::Alone,
+                turn: Turn::Uncached,
                 schema,
             });
         }
@@ -172,7 +172,7 @@ impl DependencyCache {
     ///
     /// # Errors
     ///
-    /// If the database can't be asked; that is not remembered.
+    /// If the query of the catalogue fails; the error is not remembered.
     #[cfg(test)]
     pub(crate) async fn learn(
         &self,
@@ -206,12 +206,12 @@ impl DependencyCache {
     }
 
     /// Removes everything that was looked up before this schema change; returns whether the change was unknown here.
-    pub(crate) fn forget_before(&self, change: u64) -> bool {
-        let is_news = self.schema.fetch_max(change, Ordering::SeqCst) < change;
-        if is_news {
+    pub(crate) fn clear_before(&self, change: u64) -> bool {
+        let is_new = self.schema.fetch_max(change, Ordering::SeqCst) < change;
+        if is_new {
             self.texts.clear();
         }
-        is_news
+        is_new
     }
 
     fn current(&self, remembered: RememberedText) -> Option<FoundDependencies> {
@@ -248,7 +248,7 @@ impl UnknownStatement<'_> {
             // This fails if the cache was cleared or another lookup overtook this one; both are fine.
             Turn::First(guard) => drop(guard.insert(remembered)),
             Turn::Overtaking => self.known.texts.insert(sql.to_owned(), remembered),
-            Turn::Alone => {}
+            Turn::Uncached => {}
         }
         found
     }
@@ -276,7 +276,7 @@ async fn find(conn: &mut PgConnection, sql: &str) -> Result<FoundDependencies, s
             });
         }
     };
-    // Of one server, though its name stand for several.
+    // All queries go to one server, though the name may lead to several.
     let mut transaction = conn.begin_with(READ_ONLY).await?;
     let (mut found, reads_clock) = resolve_with_clock(&mut transaction, &references).await?;
     if let Dependencies::Tables(tables) = &mut found {
@@ -319,12 +319,12 @@ mod tests {
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
         let known = DependencyCache::new();
         let dependencies = Arc::new(Dependencies::Unanalyzable(Unanalyzable::Locking));
-        known.forget_before(crate::cache::Fences::new(0).change_schema());
+        known.clear_before(crate::cache::Fences::new(0).change_schema());
         let found =
             FoundDependencies { dependencies, reads_clock: false, source: DependencySource::Text };
         known.texts.insert("select 1".to_owned(), RememberedText { schema: 0, found });
         assert_eq!(known.get("select 1"), None);
-        let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
+        let learnt = known.learn(&mut conn, "select 1").await.expect("dependencies");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
         assert_eq!(known.get("select 1"), Some(learnt));
     }

@@ -28,23 +28,23 @@ pub(super) struct Attempts<'a> {
     own: &'a Requirement,
     write: Option<WriteInProgress<'a>>,
     /// The servers to try, the next one last.
-    left: Vec<Candidate>,
+    remaining: Vec<Candidate>,
     prepared_again: u32,
     /// The error of an attempt that may have committed.
     unknown: Option<Error>,
     /// The error of a standby, if only the primary can do better.
-    of_standby: Option<Error>,
+    standby_error: Option<Error>,
 }
 
 impl<'a> Attempts<'a> {
     /// `own` is the plan's.
     pub(super) fn new(db: &'a Database, mut plan: RoutePlan, own: &'a Requirement) -> Self {
-        let mut left = plan.candidates(db);
+        let mut remaining = plan.candidates(db);
         if plan.may_write {
             // If its connection breaks, it is unknown whether the write has committed: don't retry.
-            left.truncate(1);
+            remaining.truncate(1);
         }
-        left.reverse();
+        remaining.reverse();
         // A write must not go unnoticed if later reads may go to a replica.
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
@@ -53,17 +53,17 @@ impl<'a> Attempts<'a> {
             db,
             own,
             write: None,
-            left,
+            remaining,
             prepared_again: 0,
             unknown: None,
-            of_standby: None,
+            standby_error: None,
         }
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
     pub(super) async fn next(&mut self) -> Result<(Candidate, OpenedConnection), Error> {
         let mut failure = None;
-        while let Some(candidate) = self.left.pop() {
+        while let Some(candidate) = self.remaining.pop() {
             match open(self.db, &candidate, &self.plan).await {
                 Ok(opened) => {
                     self.begin();
@@ -72,7 +72,7 @@ impl<'a> Attempts<'a> {
                 Err(SkipReason::Behind) => {}
                 Err(SkipReason::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
-                    give_up(self.db, &candidate, &error);
+                    discard_connections(self.db, &candidate, &error);
                     // If the primary failed, return its error.
                     if failure.is_none() || matches!(candidate, Candidate::Primary) {
                         failure = Some(error);
@@ -81,7 +81,7 @@ impl<'a> Attempts<'a> {
             }
         }
         self.end();
-        let failure = self.of_standby.take().or(failure);
+        let failure = self.standby_error.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
 
@@ -100,8 +100,8 @@ impl<'a> Attempts<'a> {
     ) -> Result<(), Error> {
         if is_outdated_plan(&error) && self.prepared_again < PREPARED_AGAIN {
             self.prepared_again += 1;
-            candidate.server(self.db).forget_plans();
-            self.left.push(candidate);
+            candidate.server(self.db).clear_plans();
+            self.remaining.push(candidate);
             return Ok(());
         }
         let may_refuse = opened.refuses_writes || !matches!(candidate, Candidate::Primary);
@@ -109,12 +109,12 @@ impl<'a> Attempts<'a> {
             return self.must_write();
         }
         if !is_the_servers(&error) {
-            return self.ask_primary(error, &candidate);
+            return self.retry_on_primary(error, &candidate);
         }
-        if self.left.is_empty() {
+        if self.remaining.is_empty() {
             return self.noted(Err(error));
         }
-        give_up(self.db, &candidate, &error);
+        discard_connections(self.db, &candidate, &error);
         if !opened.refuses_writes && !self.plan.is_read && has_lost_connection(&error) {
             // A shutdown may also interrupt the wait for a synchronous standby, which comes after the commit.
             self.plan.read_only = true;
@@ -125,16 +125,16 @@ impl<'a> Attempts<'a> {
 
     /// Retries on the primary, if it is up, when a statement failed on a standby but may succeed there: a standby can't
     /// read unlogged and temporary tables, may not have replayed a migration, and its disk or memory may be full.
-    fn ask_primary(&mut self, error: Error, candidate: &Candidate) -> Result<(), Error> {
-        self.left.retain(|left| matches!(left, Candidate::Primary));
-        if self.left.is_empty()
+    fn retry_on_primary(&mut self, error: Error, candidate: &Candidate) -> Result<(), Error> {
+        self.remaining.retain(|candidate| matches!(candidate, Candidate::Primary));
+        if self.remaining.is_empty()
             || matches!(candidate, Candidate::Primary)
             || is_the_statements(&error)
-            || self.db.inner.lag.is_lost()
+            || self.db.inner.lag.is_down()
         {
             return self.noted(Err(error));
         }
-        self.of_standby = Some(error);
+        self.standby_error = Some(error);
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl<'a> Attempts<'a> {
             return Err(self.failure(error));
         }
         self.plan.read_only = false;
-        self.left = vec![Candidate::Primary];
+        self.remaining = vec![Candidate::Primary];
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl<'a> Attempts<'a> {
 /// cancelled a query in favour of replay, or that refuses further connections: otherwise all its reads would go to the
 /// primary. A message that the driver can't encode or decode concerns only one connection. If the primary failed, or had no
 /// connection in time, its monitor finds out whether it still responds.
-fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
+fn discard_connections(db: &Database, candidate: &Candidate, error: &Error) {
     match (candidate, has_lost_connection(error)) {
         (Candidate::Primary, true) => {
             db.inner.lag.suspect();
@@ -205,7 +205,7 @@ fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
         (Candidate::Primary, false) if matches!(error, Error::PoolTimedOut) => {
             db.inner.lag.suspect();
         }
-        (Candidate::Replica(server) | Candidate::LastResort(server), true) => server.lose(),
+        (Candidate::Replica(server) | Candidate::LastResort(server), true) => server.mark_down(),
         (_, false) => {}
     }
 }

@@ -152,7 +152,7 @@ async fn a_server_that_hangs_while_its_position_is_queried_is_abandoned() {
     name.freeze();
     let candidate = Candidate::Replica(replica.clone());
     let opening = tokio::time::timeout(Duration::from_mins(1), open(&db, &candidate, &plan));
-    let opened = opening.await.expect("it is given up");
+    let opened = opening.await.expect("it is abandoned");
     assert!(matches!(opened, Err(SkipReason::Failed(error)) if is_late(&error)));
     name.heal().await.expect("healed");
     let closed = async || replica.acquire().await.is_ok() && replica.pool().size() == 1;
@@ -181,11 +181,11 @@ async fn no_position_is_observed_on_an_old_primary() {
     name.retarget(old.addr());
     let to_old = db.inner.primary.acquire().await.expect("the old primary again");
     drop(to_old);
-    assert!(db.observe().await.is_err(), "only the old primary can be asked");
+    assert!(db.observe().await.is_err(), "only the old primary can be queried");
     drop((first, to_new));
     name.retarget(new.addr());
     let observed = async || db.observe().await.is_ok_and(|at| at.epoch != of_old);
-    eventually("the new primary is asked", observed).await.expect("asked");
+    eventually("the new primary is queried", observed).await.expect("queried");
 }
 
 /// A standby may have an older schema than the one that the node knows of.
@@ -216,8 +216,9 @@ async fn a_read_analyzed_on_a_standby_is_not_stored() {
     let (uncacheable, source) = read().await;
     assert!(uncacheable && source == Some(DependencySource::Standby), "{uncacheable} {source:?}");
     name.heal().await.expect("healed");
-    let asked_again = async || matches!(read().await, (false, Some(DependencySource::Primary(..))));
-    eventually("the primary is asked", asked_again).await.expect("asked");
+    let queried_again =
+        async || matches!(read().await, (false, Some(DependencySource::Primary(..))));
+    eventually("the primary is queried", queried_again).await.expect("queried");
 }
 
 /// A write is visible in the text, or declared by `writer`: neither requires the catalogue.
@@ -263,7 +264,7 @@ async fn a_lookup_that_gets_no_connection_in_time_pauses_further_lookups() {
     assert!(db.inner.known.is_resting());
     drop(taken);
     let found = async || find().await.is_ok();
-    eventually("it is asked again", found).await.expect("found");
+    eventually("it is queried again", found).await.expect("found");
 }
 
 #[tokio::test]

@@ -310,7 +310,7 @@ async fn a_fingerprint_that_the_server_cancels_is_read_with_more_time() {
     });
     let cancelled = "canceling statement due to statement timeout";
     let waiting = "select count(*) from pg_locks where not granted";
-    tidegate_testing::eventually("it is read again, or given up", async || {
+    tidegate_testing::eventually("it is read again, or abandoned", async || {
         let is_waiting = server.psql(waiting).await.unwrap() == "1";
         read.is_finished() || server.log().contains(cancelled) && is_waiting
     })
@@ -365,13 +365,13 @@ async fn a_recorded_schema_change_raises_the_floor_of_a_starting_node() {
         log::drain(&mut conn, &loaded.snapshot, manner, &mut log::ChangeDetail::default())
             .await
             .unwrap()
-            .reshaped
+            .schema_changed
     );
     assert!(
         !log::drain(&mut conn, &changed.snapshot, manner, &mut log::ChangeDetail::default())
             .await
             .unwrap()
-            .reshaped
+            .schema_changed
     );
     assert!(
         log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap(),

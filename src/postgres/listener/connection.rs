@@ -50,7 +50,7 @@ async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Re
 
 /// Checks that a notification sent on this connection is received on it, which shows that no proxy gives its session to
 /// others. While the server's queue of notifications is full, another check shows that, and heartbeats find the changes.
-pub(in crate::postgres) async fn heard(
+pub(in crate::postgres) async fn check_notifications(
     db: &Database,
     conn: &mut PgListener,
 ) -> Result<(), DatabaseError> {
@@ -74,6 +74,6 @@ pub(in crate::postgres) async fn heard(
     }
 }
 
-pub(in crate::postgres) fn lost() -> sqlx::Error {
+pub(in crate::postgres) fn connection_lost() -> sqlx::Error {
     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection was lost").into()
 }

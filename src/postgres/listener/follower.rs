@@ -27,7 +27,7 @@ use crate::postgres::sample::ServerPosition;
 
 /// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
 /// alternate between two servers.
-const DOUBT_EVERY: Duration = Duration::from_secs(5);
+const RECONNECT_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a node leaves the stream of changes to a relay that does not respond, and to one that is not elected yet.
 const RELAY_WITHIN: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     pub(super) db: Database,
     pub(super) fences: Arc<Fences>,
-    pub(super) asked: Arc<PollRequests>,
+    pub(super) poll_requests: Arc<PollRequests>,
     pub(super) turns: watch::Sender<PollCounter>,
     pub(super) role: watch::Sender<RelayRole>,
     pub(super) relay: Option<Relay>,
@@ -46,7 +46,7 @@ pub(super) struct Follower {
     /// What this node passes on to nodes that join it as the relay.
     pub(super) recent: RecentFences,
     /// When this node last left a checkpoint.
-    pub(super) left: Option<Instant>,
+    pub(super) last_checkpoint: Option<Instant>,
     /// The epoch, and the snapshot up to which the log was read.
     pub(super) read: Option<(Epoch, Snapshot)>,
     /// The changes of tables that are read from the write-ahead log.
@@ -54,17 +54,17 @@ pub(super) struct Follower {
     /// When a stream of these is started.
     pub(super) starts_stream: StreamStart,
     /// Since when this node has waited for the relay to read it.
-    pub(super) apart: Option<Instant>,
+    pub(super) waiting_since: Option<Instant>,
     /// How much detail the next drain begins with.
     pub(super) detail: ChangeDetail,
     pub(super) schema: Option<i64>,
     pub(super) fingerprint: Fingerprint,
     /// The schema has changed since the last poll.
-    pub(super) reshaped: bool,
+    pub(super) schema_changed: bool,
     /// The schema changed during the last poll, after its snapshot.
     pub(super) unsettled: bool,
     /// The time by which every node has noticed the last schema change that only the fingerprint shows.
-    pub(super) settles: Option<Instant>,
+    pub(super) settled_at: Option<Instant>,
     pub(super) wakeups: Wakeups,
     /// The running writers found by the last poll, and the pause until the next poll because of them.
     pub(super) busy: (Vec<u64>, Duration),
@@ -77,7 +77,7 @@ pub(super) struct Follower {
     /// The timeline of the server behind the last connection.
     pub(super) timeline: Option<Timeline>,
     /// When another connection was last opened because of a later timeline.
-    doubted: Option<Instant>,
+    reconnected_at: Option<Instant>,
     pub(super) housekeeping: Housekeeping,
     pub(super) beat: Instant,
 }
@@ -87,31 +87,31 @@ impl Follower {
         Self {
             db,
             fences,
-            asked: Arc::default(),
+            poll_requests: Arc::default(),
             turns: watch::Sender::new(PollCounter::default()),
             role: watch::Sender::new(RelayRole::Standalone),
             relay: None,
             relaying: RelayState::default(),
             sync_requests: SyncRequests::new(),
             recent: RecentFences::default(),
-            left: None,
+            last_checkpoint: None,
             read: None,
             published: PublishedStream::default(),
             starts_stream: StreamStart::WithTheLog,
-            apart: None,
+            waiting_since: None,
             detail: ChangeDetail::default(),
             schema: None,
             fingerprint: Fingerprint::default(),
-            reshaped: false,
+            schema_changed: false,
             unsettled: false,
-            settles: None,
+            settled_at: None,
             wakeups: Wakeups::new(),
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
             notify_suppressed: false,
             process: 0,
             timeline: None,
-            doubted: None,
+            reconnected_at: None,
             housekeeping: Housekeeping::new(),
             beat: clock::now(),
         }
@@ -141,17 +141,17 @@ impl Follower {
         let (Some(read), Some(newest)) = (self.timeline, self.db.inner.primary.newest()) else {
             return false;
         };
-        let is_due =
-            read.is_before(newest) && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
+        let is_due = read.is_before(newest)
+            && self.reconnected_at.is_none_or(|at| at.elapsed() >= RECONNECT_EVERY);
         if is_due {
-            self.doubted = Some(clock::now());
+            self.reconnected_at = Some(clock::now());
         }
         is_due
     }
 
     /// Whether a session waits for the log to be read over another connection.
     pub(super) fn wants_connection(&self) -> bool {
-        self.asked.wants_connection(self.turns.borrow().opening)
+        self.poll_requests.wants_connection(self.turns.borrow().opening)
     }
 
     /// Whether the changes of published tables are left to the relay for now. A stream of this node's own would take another
@@ -164,10 +164,10 @@ impl Follower {
             _ => Duration::ZERO,
         };
         if limit.is_zero() || self.published.is_running() || !self.published.is_expected() {
-            self.apart = None;
+            self.waiting_since = None;
             return false;
         }
-        self.apart.get_or_insert_with(clock::now).elapsed() < limit
+        self.waiting_since.get_or_insert_with(clock::now).elapsed() < limit
     }
 
     /// Raises the fence of a tag.

@@ -13,23 +13,23 @@ use crate::postgres::relay::checkpoint::Checkpoint;
 use crate::postgres::relay::message::{Positions, SyncRequest};
 use crate::postgres::relay::{RelayEvent, RelayRole};
 
-/// How long a node waits for a relay's checkpoint, and how often it asks for one meanwhile: the request may be sent before
-/// the subscription to the answer has begun.
+/// How long a node waits for a relay's checkpoint, and how often it repeats its request meanwhile: the request may be sent before
+/// the subscription to the response has begun.
 const JOIN_WITHIN: Duration = Duration::from_secs(3);
-pub(super) const ASK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const REQUEST_EVERY: Duration = Duration::from_millis(200);
 
 /// What a node has taken over.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) checkpoint: Checkpoint,
-    /// How current it is; `None` if nobody is there to tell.
-    pub(super) answer: Option<JoinAnswer>,
+    /// How current it is; `None` if there is no relay to say so.
+    pub(super) response: Option<JoinResponse>,
 }
 
 /// How current a checkpoint is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct JoinAnswer {
-    /// Of the drain with which the relay answered, which the checkpoint contains.
+pub(super) struct JoinResponse {
+    /// The positions of the drain with which the relay responded; the checkpoint contains its changes.
     at: Positions,
     /// When the request was sent: the node knows every change that was visible then.
     pub(super) sent: Moment,
@@ -38,12 +38,12 @@ pub(super) struct JoinAnswer {
 impl Joined {
     /// The log as this node would have loaded it, without the fences.
     pub(super) fn over(&self, loaded: &LoadedLog) -> LoadedLog {
-        let floor = match self.answer {
+        let floor = match self.response {
             Some(_) => self.checkpoint.floor(),
             // Marks show whether the schema was another one in the meantime.
             None => self.checkpoint.floor().max(loaded.floor),
         };
-        let seen = self.answer.map_or(floor, |answer| answer.at.seen.max(floor));
+        let seen = self.response.map_or(floor, |response| response.at.seen.max(floor));
         LoadedLog {
             snapshot: self.checkpoint.snapshot(),
             floor,
@@ -58,25 +58,25 @@ impl Follower {
     /// Takes over what the relay knows; `None` if it does not respond in time. If this node itself is the relay, it takes
     /// over what the last one has left.
     pub(super) async fn join(&mut self, epoch: Epoch) -> Option<Joined> {
-        let joined = timeout(JOIN_WITHIN, self.ask_for_checkpoint(epoch)).await;
+        let joined = timeout(JOIN_WITHIN, self.request_checkpoint(epoch)).await;
         // Events were taken from the relay meanwhile.
         self.relaying = RelayState::default();
         self.sync_requests.clear();
         joined.ok()?
     }
 
-    async fn ask_for_checkpoint(&mut self, epoch: Epoch) -> Option<Joined> {
+    async fn request_checkpoint(&mut self, epoch: Epoch) -> Option<Joined> {
         let (schema, relay) = (self.schema?, self.relay.as_mut()?);
-        let mut asked: Vec<(u64, Moment)> = Vec::new();
-        let mut ask = interval(ASK_EVERY);
-        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut requests: Vec<(u64, Moment)> = Vec::new();
+        let mut resend = interval(REQUEST_EVERY);
+        resend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let batch = tokio::select! {
                 event = relay.next() => match event {
                     Some(RelayEvent::Batch(batch)) => Some(batch),
                     _ => None,
                 },
-                _ = ask.tick() => None,
+                _ = resend.tick() => None,
             };
             match relay.elected() {
                 RelayRole::Relay => {
@@ -84,28 +84,30 @@ impl Follower {
                     let is_ours = checkpoint.is_of(epoch, schema);
                     // Without a point, what has changed since is not known.
                     return (is_ours && checkpoint.point.is_some())
-                        .then_some(Joined { checkpoint, answer: None });
+                        .then_some(Joined { checkpoint, response: None });
                 }
                 RelayRole::Follower
-                    if asked.last().is_none_or(|(_, sent)| sent.at.elapsed() >= ASK_EVERY) =>
+                    if requests
+                        .last()
+                        .is_none_or(|(_, sent)| sent.at.elapsed() >= REQUEST_EVERY) =>
                 {
                     let nonce = fastrand::u64(..);
-                    asked.push((nonce, clock::moment()));
+                    requests.push((nonce, clock::moment()));
                     relay.request_sync(SyncRequest { nonce, urgent: true, joins: true });
                 }
                 RelayRole::Follower | RelayRole::Standalone => {}
             }
             let Some(batch) = batch else { continue };
-            let answered = asked.iter().find(|(nonce, _)| batch.answers.contains(nonce));
-            let Some((_, sent)) = answered else { continue };
+            let responded = requests.iter().find(|(nonce, _)| batch.responds_to.contains(nonce));
+            let Some((_, sent)) = responded else { continue };
             let Some(checkpoint) = relay.checkpoint().await else { continue };
             // An older one may be left if the relay could not store this one.
             let is_complete = checkpoint.is_of(epoch, schema)
                 && batch.epoch() == epoch
                 && checkpoint.snapshot().covers(&batch.after());
             if is_complete {
-                let answer = Some(JoinAnswer { at: batch.at(), sent: *sent });
-                return Some(Joined { checkpoint, answer });
+                let response = Some(JoinResponse { at: batch.at(), sent: *sent });
+                return Some(Joined { checkpoint, response });
             }
         }
     }
@@ -114,7 +116,8 @@ impl Follower {
     /// changes no log has: with a log, a node that starts reads that.
     pub(super) fn checkpoint(&self, drained: &Drained) -> Option<Checkpoint> {
         // After a change of the schema, other nodes may still store what they read before.
-        let is_settled = self.settles.is_none() && !self.unsettled && self.fingerprint.is_current();
+        let is_settled =
+            self.settled_at.is_none() && !self.unsettled && self.fingerprint.is_current();
         let schema = self.schema.filter(|_| is_settled && self.published.is_running())?;
         let read = (drained.epoch, &drained.snapshot);
         let (floor, fences) = (self.recent.floor(), self.recent.fences());

@@ -46,7 +46,7 @@ impl Follower {
         // Read before the log: if event triggers don't record all schema changes, a later change then shows as a
         // difference.
         let schema = self.fingerprint.read(conn).await?;
-        (self.schema, self.reshaped) = (Some(schema), false);
+        (self.schema, self.schema_changed) = (Some(schema), false);
         self.relaying = RelayState::default();
         let start = self.read_start(conn, schema).await?;
         self.begin_epoch(&start);
@@ -80,17 +80,17 @@ impl Follower {
             true => self.join(loaded.epoch).await,
             false => None,
         };
-        if let Some(Joined { checkpoint, answer: None }) = &joined {
+        if let Some(Joined { checkpoint, response: None }) = &joined {
             let (point, read) = (checkpoint.point.clone(), checkpoint.snapshot());
             if !self.published.take_over((&self.db, conn), point, &read).await? {
                 joined = None;
             }
         }
         if let Some(joined) = &joined {
-            if joined.answer.is_some() {
+            if joined.response.is_some() {
                 self.published.follow(joined.checkpoint.point.clone());
             }
-            let known_from = joined.answer.map(|answer| answer.sent);
+            let known_from = joined.response.map(|response| response.sent);
             return Ok(EpochStart::new(joined.over(&loaded), Some(joined), known_from));
         }
         let is_relay = self.elected() == RelayRole::Relay;
@@ -102,11 +102,11 @@ impl Follower {
 
     fn begin_epoch(&mut self, start: &EpochStart) {
         let EpochStart { log, fences, known_from } = start;
-        self.apart = None;
+        self.waiting_since = None;
         // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show
         // that change.
         self.db.follow_schema(self.fences.change_schema());
-        self.settles = log.settles.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
+        self.settled_at = log.is_settling.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
         self.fences.begin(log.epoch, log.floor, fences.iter().copied());
         self.recent = RecentFences::begin(log.floor, fences);
         if let Some(began) = known_from {

@@ -15,4 +15,4 @@ pub(super) const BUSY: Duration = Duration::from_millis(10);
 pub(super) const REST: u32 = 4;
 
 /// The pause between polls if commits can't wake the listener.
-pub(super) const UNHEARD: Duration = Duration::from_millis(100);
+pub(super) const UNRELIABLE: Duration = Duration::from_millis(100);

@@ -33,7 +33,7 @@ impl Follower {
         let from = if begins { self.seen() } else { from };
         self.published.may_keep(self.elected() == RelayRole::Relay);
         let began = clock::moment();
-        let manner = DrainMode { announce: self.reshaped, suppress_notify_from: Some(MANY) };
+        let manner = DrainMode { announce: self.schema_changed, suppress_notify_from: Some(MANY) };
         let (db, detail) = (&self.db, &mut self.detail);
         let from_here = (&snapshot, Some(epoch));
         let drained = self.published.drain(db, conn, from_here, manner, detail).await?;
@@ -48,19 +48,19 @@ impl Follower {
             return self.load(conn).await.map(|_is_current| false);
         }
         // With a watermark, the next drain reads some rows again, whose notification this one has had.
-        let has_news = !drained.tags.is_empty() && published.snapshot.is_none();
+        let has_changes = !drained.tags.is_empty() && published.snapshot.is_none();
         if published.is_altered {
             // Nodes that read with the old publication may have stored results meanwhile.
-            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
+            self.settled_at = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
         }
         published.add_to(&mut drained);
-        if drained.reshaped {
+        if drained.schema_changed {
             // Before anything is confirmed: later reads must not use the previous schema.
-            self.forget_schema();
+            self.note_schema_change();
         }
-        let all = drained.is_all() || self.reshaped;
+        let all = drained.is_all() || self.schema_changed;
         self.raise_all(&drained, all);
-        self.reshaped = false;
+        self.schema_changed = false;
         // Reads use the schema as of this drain, so they must not prove a position past a schema change that it missed.
         let is_known = !drained.unsettled && self.fingerprint.is_current();
         let seen = if is_known { drained.seen } else { self.seen() };
@@ -70,7 +70,7 @@ impl Follower {
         let at = Positions { fence: drained.fence, seen, from };
         self.publish(&drained, &snapshot, (all, at), requests);
         self.take(drained);
-        Ok(has_news)
+        Ok(has_changes)
     }
 
     fn raise_all(&mut self, drained: &Drained, all: bool) {
@@ -98,20 +98,20 @@ impl Follower {
     pub(super) async fn check_schema(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let schema = self.fingerprint.read(conn).await?;
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
-            self.forget_schema();
+            self.note_schema_change();
             // The next drain's fence is later than the fingerprint's snapshot, so it is past the commit of the change.
-            self.reshaped = true;
-            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
-        } else if self.settles.is_some_and(|at| at <= clock::now()) {
+            self.schema_changed = true;
+            self.settled_at = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
+        } else if self.settled_at.is_some_and(|at| at <= clock::now()) {
             // After this node raised its floor, nodes that had not noticed the change yet may have stored results that they
             // read with the previous schema.
-            self.reshaped = true;
-            self.settles = None;
+            self.schema_changed = true;
+            self.settled_at = None;
         }
         Ok(())
     }
 
-    pub(super) fn forget_schema(&self) {
+    pub(super) fn note_schema_change(&self) {
         self.db.follow_schema(self.fences.change_schema());
         tracing::info!("the schema has changed: all entries are invalid");
     }

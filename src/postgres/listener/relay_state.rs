@@ -13,7 +13,7 @@ use crate::postgres::relay::{Relay, RelayEvent, RelaySender};
 /// How long non-urgent sync requests are collected.
 const COLLECT: Duration = Duration::from_millis(200);
 
-/// The maximum number of sync requests that one poll answers; further ones are dropped, like lost messages.
+/// The maximum number of sync requests that one poll responds to; further ones are dropped, like lost messages.
 const REQUESTS: usize = 10_000;
 
 /// What the listener does next.
@@ -30,21 +30,21 @@ pub(super) enum RelayStep {
     Reconnect,
 }
 
-/// Sync requests that one poll answers.
+/// Sync requests that one poll responds to.
 #[derive(Debug, Default)]
 pub(super) struct TakenRequests {
     /// Their nonces.
-    pub(super) answers: Vec<u64>,
+    pub(super) nonces: Vec<u64>,
     /// Whether a session waits for any of them.
     pub(super) is_urgent: bool,
-    /// Whether any is of a node that starts.
+    /// Whether any comes from a node that starts.
     pub(super) joins: bool,
 }
 
 /// A relay's state towards the other nodes.
 #[derive(Debug, Default)]
 pub(super) struct RelayState {
-    /// Other nodes' sync requests that the next poll answers, and when that poll is due.
+    /// Other nodes' sync requests that the next poll responds to, and when that poll is due.
     requests: TakenRequests,
     pub(super) due: Option<Instant>,
     /// The snapshot up to which changes were published.
@@ -59,8 +59,8 @@ impl RelayState {
     }
 
     pub(super) fn receive(&mut self, request: SyncRequest) -> RelayStep {
-        if self.requests.answers.len() < REQUESTS {
-            self.requests.answers.push(request.nonce);
+        if self.requests.nonces.len() < REQUESTS {
+            self.requests.nonces.push(request.nonce);
             self.requests.joins |= request.joins;
         }
         self.requests.is_urgent |= request.urgent;

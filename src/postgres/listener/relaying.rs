@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::follower::Follower;
-use super::joining::ASK_EVERY;
+use super::joining::REQUEST_EVERY;
 use super::relay_state::{RelayState, RelayStep, TakenRequests, next_of};
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant};
@@ -17,7 +17,7 @@ use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest}
 use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
 
 /// How often a relay leaves a checkpoint for a node that starts when all have stopped.
-const LEAVE_EVERY: Duration = Duration::from_secs(5);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 impl Follower {
     /// What this node tells the others while it polls the log for them.
@@ -28,7 +28,7 @@ impl Follower {
         Some((relay.sender(), InvalidationBatch::still_polling(*epoch, published)))
     }
 
-    /// Takes all sync requests received so far, which one poll answers.
+    /// Takes all sync requests received so far, which one poll responds to.
     pub(super) fn take_sync_requests(&mut self) -> TakenRequests {
         // Only for a relay: other nodes receive invalidation batches here, which are applied one at a time.
         while self.elected() == RelayRole::Relay
@@ -52,7 +52,7 @@ impl Follower {
             Some(RelayEvent::Batch(batch)) => match self.apply_batch(&batch) {
                 Some(true) => RelayStep::FollowRelay,
                 // A node without a stream can't read what it has missed, and joins the relay anew.
-                None if self.apart.is_some() => {
+                None if self.waiting_since.is_some() => {
                     self.read = None;
                     RelayStep::Poll
                 }
@@ -70,15 +70,15 @@ impl Follower {
     /// node stops polling.
     pub(super) fn try_relay(&mut self) {
         if self.try_relay_at().is_some_and(|at| at <= clock::now()) {
-            if self.sync_requests.are_unanswered() {
+            if self.sync_requests.are_overdue() {
                 self.sync_requests.clear();
             }
-            self.ask(false);
+            self.send_sync_request(false);
         }
     }
 
-    fn ask(&mut self, urgent: bool) {
-        let nonce = self.sync_requests.ask(self.begin_turn());
+    fn send_sync_request(&mut self, urgent: bool) {
+        let nonce = self.sync_requests.add(self.begin_turn());
         if let Some(relay) = &self.relay {
             relay.request_sync(SyncRequest { nonce, urgent, joins: false });
         }
@@ -121,28 +121,28 @@ impl Follower {
         self.role.send_replace(RelayRole::Follower);
         self.relaying = RelayState::default();
         self.published.stop();
-        self.apart = None;
+        self.waiting_since = None;
         loop {
             let event = tokio::select! {
                 event = next_of(&mut self.relay) => event,
-                () = self.asked.poll.notified(), if self.sync_requests.has_room() => {
-                    self.ask(true);
+                () = self.poll_requests.poll.notified(), if self.sync_requests.has_room() => {
+                    self.send_sync_request(true);
                     continue;
                 }
-                () = self.asked.reconnect.notified() => {
+                () = self.poll_requests.reconnect.notified() => {
                     if self.wants_connection() {
                         return "the primary is in another epoch than the relay";
                     }
                     continue;
                 }
                 () = sleep_until(self.sync_requests.wake()) => {
-                    if self.sync_requests.are_unanswered() {
+                    if self.sync_requests.are_overdue() {
                         return "the relay does not respond";
                     }
                     if self.knows_a_later_timeline() {
                         return "the primary has a later timeline than the relay";
                     }
-                    self.ask(false);
+                    self.send_sync_request(false);
                     continue;
                 }
             };
@@ -158,7 +158,7 @@ impl Follower {
         }
     }
 
-    /// Applies another node's invalidation batch. Returns whether it answers one of this node's sync requests; `None` if an
+    /// Applies another node's invalidation batch. Returns whether it responds to one of this node's sync requests; `None` if an
     /// earlier batch was missed.
     fn apply_batch(&mut self, batch: &InvalidationBatch) -> Option<bool> {
         let (epoch, read) = self.read.as_ref()?;
@@ -170,7 +170,7 @@ impl Follower {
             Relayed::New => {
                 self.learn(batch);
                 self.read = Some((batch.epoch(), batch.after()));
-                self.published.pass(batch.point.clone());
+                self.published.set_point(batch.point.clone());
             }
         }
         if batch.is_still_polling() {
@@ -178,21 +178,21 @@ impl Follower {
         }
         let at = batch.at();
         self.fences.follow(at.from);
-        let Some(answered) = self.sync_requests.answered(&batch.answers) else {
+        let Some(request) = self.sync_requests.complete(&batch.responds_to) else {
             self.fences.see(at.seen);
             return Some(false);
         };
-        if self.settles.is_some_and(|settles| settles <= answered.sent.at) {
+        if self.settled_at.is_some_and(|settled_at| settled_at <= request.sent.at) {
             // The fence was read after the sync request was sent, and by then every node knew of the change.
             self.raise_floor(at.fence);
-            self.settles = None;
+            self.settled_at = None;
             // For a position past that floor: a poll without changes announces none, unless a session waits for it.
             if self.sync_requests.has_room() {
-                self.ask(true);
+                self.send_sync_request(true);
             }
         }
-        self.confirm(batch.epoch(), (at.seen, at.seen), answered.sent);
-        self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
+        self.confirm(batch.epoch(), (at.seen, at.seen), request.sent);
+        self.turns.send_modify(|turns| turns.done = turns.done.max(request.turn));
         Some(true)
     }
 
@@ -200,12 +200,12 @@ impl Follower {
         let fence = batch.at().fence;
         // A late batch may carry the fingerprint of an earlier schema.
         let current = self.fences.seen().is_some_and(|seen| seen.position <= batch.at().seen);
-        let reshaped = current && batch.schema.is_some() && self.schema != batch.schema;
-        if reshaped {
+        let schema_changed = current && batch.schema.is_some() && self.schema != batch.schema;
+        if schema_changed {
             self.schema = batch.schema;
-            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
+            self.settled_at = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
         }
-        if batch.all || reshaped {
+        if batch.all || schema_changed {
             self.db.follow_schema(self.fences.change_schema());
             self.raise_floor(fence);
         }
@@ -228,27 +228,27 @@ impl Follower {
             return;
         };
         let every = match (requests.joins, self.published.is_kept()) {
-            (true, _) => Some(ASK_EVERY),
-            (false, true) => Some(LEAVE_EVERY),
+            (true, _) => Some(REQUEST_EVERY),
+            (false, true) => Some(CHECKPOINT_EVERY),
             (false, false) => None,
         };
-        let is_due = |every| self.left.is_none_or(|left| left.elapsed() >= every);
+        let is_due = |every| self.last_checkpoint.is_none_or(|left| left.elapsed() >= every);
         if every.is_some_and(is_due)
             && let Some(checkpoint) = self.checkpoint(drained)
         {
             relay.leave(checkpoint);
-            self.left = Some(clock::now());
+            self.last_checkpoint = Some(clock::now());
         }
-        let answers = requests.answers;
+        let responds_to = requests.nonces;
         // A poll that found nothing is not published; the next batch covers it.
         let before = self.relaying.published.get_or_insert_with(|| prev.clone());
-        if !all && drained.tags.is_empty() && answers.is_empty() {
+        if !all && drained.tags.is_empty() && responds_to.is_empty() {
             return;
         }
         let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
         let mut batch =
             InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
-        (batch.all, batch.schema, batch.answers) = (all, self.schema, answers);
+        (batch.all, batch.schema, batch.responds_to) = (all, self.schema, responds_to);
         batch.point = self.published.point().cloned();
         relay.publish(batch);
         self.relaying.published = Some(drained.snapshot.clone());

@@ -9,7 +9,7 @@ use crate::clock::{self, Instant, Moment};
 const EVERY: Duration = Duration::from_millis(300);
 
 /// A relay that takes longer to respond, or to report that it is still polling the log, is considered lost.
-const UNANSWERED: Duration = Duration::from_secs(1);
+const RESPOND_WITHIN: Duration = Duration::from_secs(1);
 
 /// The longest that a relay may take to respond, whatever it reports.
 const LONGEST: Duration = Duration::from_secs(3);
@@ -56,7 +56,7 @@ impl SyncRequests {
     fn times_out(&self, pending: &PendingSync) -> Instant {
         let sent = pending.sent.at;
         let last = self.polling.map_or(sent, |polling| polling.max(sent));
-        (last + UNANSWERED).min(sent + LONGEST)
+        (last + RESPOND_WITHIN).min(sent + LONGEST)
     }
 
     /// Records that the relay is still polling the log: many nodes that poll it too would only make that slower.
@@ -65,21 +65,21 @@ impl SyncRequests {
     }
 
     /// Whether a response is overdue.
-    pub(super) fn are_unanswered(&self) -> bool {
+    pub(super) fn are_overdue(&self) -> bool {
         self.open.front().is_some_and(|oldest| self.times_out(oldest) <= clock::now())
     }
 
     /// Adds a request that is about to be sent, and returns the nonce that its response will carry.
-    pub(super) fn ask(&mut self, turn: u64) -> u64 {
+    pub(super) fn add(&mut self, turn: u64) -> u64 {
         let (nonce, sent) = (fastrand::u64(..), clock::moment());
         self.open.push_back(PendingSync { nonce, sent, turn });
         self.next = sent.at + EVERY;
         nonce
     }
 
-    /// Takes the latest pending request among `answers`, if there is one. Older ones count as answered too.
-    pub(super) fn answered(&mut self, answers: &[u64]) -> Option<PendingSync> {
-        let latest = self.open.iter().rposition(|open| answers.contains(&open.nonce))?;
+    /// Takes the latest pending request among `nonces`, if there is one. The older ones are complete too.
+    pub(super) fn complete(&mut self, nonces: &[u64]) -> Option<PendingSync> {
+        let latest = self.open.iter().rposition(|open| nonces.contains(&open.nonce))?;
         self.open.drain(..=latest).next_back()
     }
 }
@@ -95,49 +95,49 @@ mod tests {
         let mut requests = SyncRequests::new();
         assert!(requests.wake() <= clock::now(), "the first is due at once");
         let began = clock::now();
-        let first = requests.ask(1);
+        let first = requests.add(1);
         advance(Duration::from_millis(100)).await;
-        let second = requests.ask(2);
+        let second = requests.add(2);
         assert!(!requests.has_room());
-        assert!(requests.answered(&[first ^ second]).is_none());
-        let answered = requests.answered(&[first]).unwrap();
-        assert_eq!((answered.sent.at, answered.turn), (began, 1));
-        assert!(requests.answered(&[first]).is_none(), "once");
-        assert_eq!(requests.answered(&[7, second]).unwrap().turn, 2);
+        assert!(requests.complete(&[first ^ second]).is_none());
+        let completed = requests.complete(&[first]).unwrap();
+        assert_eq!((completed.sent.at, completed.turn), (began, 1));
+        assert!(requests.complete(&[first]).is_none(), "once");
+        assert_eq!(requests.complete(&[7, second]).unwrap().turn, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reply_to_a_later_sync_request_settles_all_earlier_ones() {
         let mut requests = SyncRequests::new();
-        let _lost = requests.ask(1);
-        let second = requests.ask(2);
-        assert_eq!(requests.answered(&[second]).unwrap().turn, 2);
-        assert!(requests.has_room() && !requests.are_unanswered());
-        advance(2 * UNANSWERED).await;
-        assert!(!requests.are_unanswered());
+        let _lost = requests.add(1);
+        let second = requests.add(2);
+        assert_eq!(requests.complete(&[second]).unwrap().turn, 2);
+        assert!(requests.has_room() && !requests.are_overdue());
+        advance(2 * RESPOND_WITHIN).await;
+        assert!(!requests.are_overdue());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_sync_request_without_a_reply_is_detected() {
         let mut requests = SyncRequests::new();
-        requests.ask(1);
-        advance(UNANSWERED / 2).await;
-        assert!(!requests.are_unanswered());
-        advance(UNANSWERED / 2).await;
-        assert!(requests.are_unanswered() && requests.wake() <= clock::now());
+        requests.add(1);
+        advance(RESPOND_WITHIN / 2).await;
+        assert!(!requests.are_overdue());
+        advance(RESPOND_WITHIN / 2).await;
+        assert!(requests.are_overdue() && requests.wake() <= clock::now());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_is_still_polling_gets_more_time_but_not_any() {
         let mut requests = SyncRequests::new();
-        requests.ask(1);
+        requests.add(1);
         for _ in 0..5 {
-            advance(UNANSWERED / 2).await;
+            advance(RESPOND_WITHIN / 2).await;
             requests.wait_longer();
-            assert!(!requests.are_unanswered());
+            assert!(!requests.are_overdue());
         }
-        advance(UNANSWERED / 2).await;
+        advance(RESPOND_WITHIN / 2).await;
         requests.wait_longer();
-        assert!(requests.are_unanswered());
+        assert!(requests.are_overdue());
     }
 }

@@ -3,9 +3,9 @@
 use sqlx::postgres::PgListener;
 use tokio::time::{sleep, sleep_until};
 
-use super::connection::{connect, lost};
+use super::connection::{connect, connection_lost};
 use super::follower::Follower;
-use super::pace::{BUSY, HEARTBEAT, REST, UNHEARD};
+use super::pace::{BUSY, HEARTBEAT, REST, UNRELIABLE};
 use super::relay_state::{RelayStep, TakenRequests, next_of, report_while};
 use crate::clock::{self, Instant};
 use crate::postgres::backoff::Backoff;
@@ -20,7 +20,7 @@ enum FollowEnd {
     /// A relay responds.
     Relay,
     /// It may lead to an old primary.
-    Doubt,
+    OldPrimary,
 }
 
 impl Follower {
@@ -36,7 +36,7 @@ impl Follower {
                         self.follow_relay().await;
                         backoff.reset();
                     }
-                    Ok(FollowEnd::Doubt) => backoff.ended_after(began.elapsed()),
+                    Ok(FollowEnd::OldPrimary) => backoff.ended_after(began.elapsed()),
                     Err(error) => {
                         tracing::warn!(%error, "lost the connection to the change log; reconnecting");
                         self.set_fit(false);
@@ -74,69 +74,69 @@ impl Follower {
     /// Polls the log until an error occurs, a relay responds, or the connection may lead to an old primary.
     async fn follow(&mut self, mut conn: PgListener) -> Result<FollowEnd, sqlx::Error> {
         self.take_role();
-        let mut look = self.next_look();
+        let mut poll_at = self.next_poll();
         let end = loop {
-            let next = self.wait(&mut conn, look).await?;
+            let next = self.wait(&mut conn, poll_at).await?;
             match next {
-                _ if self.knows_a_later_timeline() => break FollowEnd::Doubt,
+                _ if self.knows_a_later_timeline() => break FollowEnd::OldPrimary,
                 RelayStep::Poll | RelayStep::PollForSession => {
                     let report = self.polling_report();
                     let turn = self.turn(&mut conn, next == RelayStep::PollForSession);
                     report_while(report, turn).await?;
-                    look = self.next_look();
+                    poll_at = self.next_poll();
                 }
                 RelayStep::Wait => {}
                 RelayStep::FollowRelay => break FollowEnd::Relay,
-                RelayStep::Reconnect => break FollowEnd::Doubt,
+                RelayStep::Reconnect => break FollowEnd::OldPrimary,
             }
         };
         self.resume_notify(&mut conn).await?;
         Ok(end)
     }
 
-    /// Waits for a reason to poll, at the latest until `look`.
+    /// Waits for a reason to poll, at the latest until `poll_at`.
     async fn wait(
         &mut self,
         conn: &mut PgListener,
-        look: Instant,
+        poll_at: Instant,
     ) -> Result<RelayStep, sqlx::Error> {
-        let mut look = self.relaying.due.map_or(look, |due| due.min(look)).min(self.beat);
+        let mut poll_at = self.relaying.due.map_or(poll_at, |due| due.min(poll_at)).min(self.beat);
         if self.published.is_due() {
-            look = look.min(self.rested);
+            poll_at = poll_at.min(self.rested);
         }
         loop {
-            let wake = self.try_relay_at().map_or(look, |at| at.min(look));
+            let wake = self.try_relay_at().map_or(poll_at, |at| at.min(poll_at));
             tokio::select! {
-                heard = conn.try_recv() => {
+                notification = conn.try_recv() => {
                     let ours = self.process.cast_unsigned();
-                    let mut by_others = heard?.ok_or_else(lost)?.process_id() != ours;
-                    while let Some(heard) = conn.next_buffered() {
-                        by_others |= heard.process_id() != ours;
+                    let mut by_others = notification?.ok_or_else(connection_lost)?.process_id() != ours;
+                    while let Some(buffered) = conn.next_buffered() {
+                        by_others |= buffered.process_id() != ours;
                     }
                     if !by_others {
                         continue;
                     }
-                    self.wakeups.came();
-                    look = look.min(self.rested);
-                    if look <= clock::now() {
+                    self.wakeups.notified();
+                    poll_at = poll_at.min(self.rested);
+                    if poll_at <= clock::now() {
                         return Ok(RelayStep::Poll);
                     }
                 }
-                () = self.asked.poll.notified() => return Ok(RelayStep::PollForSession),
-                () = self.asked.reconnect.notified() => {
+                () = self.poll_requests.poll.notified() => return Ok(RelayStep::PollForSession),
+                () = self.poll_requests.reconnect.notified() => {
                     if self.wants_connection() {
                         return Ok(RelayStep::Reconnect);
                     }
                 }
                 event = next_of(&mut self.relay) => return Ok(self.receive(event)),
                 () = self.published.changed() => {
-                    look = look.min(self.rested);
-                    if look <= clock::now() {
+                    poll_at = poll_at.min(self.rested);
+                    if poll_at <= clock::now() {
                         return Ok(RelayStep::Poll);
                     }
                 }
                 () = sleep_until(wake) => {
-                    if look <= clock::now() {
+                    if poll_at <= clock::now() {
                         return Ok(RelayStep::Poll);
                     }
                     self.try_relay();
@@ -145,17 +145,17 @@ impl Follower {
         }
     }
 
-    fn next_look(&self) -> Instant {
+    fn next_poll(&self) -> Instant {
         if self.unsettled {
             return self.rested;
         }
         let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
             (false, _) => self.busy.1,
-            (true, false) => UNHEARD,
+            (true, false) => UNRELIABLE,
             (true, true) => HEARTBEAT,
         };
-        let look = clock::now() + pause;
-        if self.notify_suppressed { look.min(self.rested) } else { look }
+        let poll_at = clock::now() + pause;
+        if self.notify_suppressed { poll_at.min(self.rested) } else { poll_at }
     }
 
     /// Polls the log once, and on a heartbeat also checks the schema. A poll for a session first takes a position past
@@ -163,13 +163,13 @@ impl Follower {
     pub(super) async fn turn(
         &mut self,
         conn: &mut PgListener,
-        asked: bool,
+        for_session: bool,
     ) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
         let requests = self.take_sync_requests();
-        let asked = asked || requests.is_urgent;
-        let excused = asked || self.notify_suppressed || !self.busy.0.is_empty();
-        let unexplained = self.wakeups.begin_look(excused);
+        let for_session = for_session || requests.is_urgent;
+        let excused = for_session || self.notify_suppressed || !self.busy.0.is_empty();
+        let unexplained = self.wakeups.begin_poll(excused);
         self.resume_notify(conn).await?;
         if self.read.is_some() && self.leaves_stream_to_relay() {
             // The relay may have taken the slot over.
@@ -179,7 +179,7 @@ impl Follower {
             return Ok(());
         }
         // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
-        let from = match asked {
+        let from = match for_session {
             true => within(log::announce(&mut *conn)).await?,
             false => self.seen(),
         };
@@ -187,10 +187,10 @@ impl Follower {
         if beat {
             self.check_schema(conn).await?;
         }
-        let has_news = self.drain(conn, from, requests).await?;
+        let has_changes = self.drain(conn, from, requests).await?;
         self.end_turn(turn);
-        if has_news && unexplained {
-            self.wakeups.distrust(conn).await;
+        if has_changes && unexplained {
+            self.wakeups.mark_unreliable(conn).await;
         }
         let took = began.elapsed();
         self.rested = clock::now() + (took * REST).min(took.max(BUSY));

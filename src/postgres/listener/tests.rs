@@ -53,8 +53,8 @@ async fn all_pending_sync_requests_are_taken_together() {
         yield_now().await;
     }
     let mut taken = follower.take_sync_requests();
-    taken.answers.sort_unstable();
-    assert_eq!((taken.answers, taken.is_urgent, taken.joins), ((0..9).collect(), true, true));
+    taken.nonces.sort_unstable();
+    assert_eq!((taken.nonces, taken.is_urgent, taken.joins), ((0..9).collect(), true, true));
     assert!(follower.relay.as_mut().unwrap().try_next().is_none());
 }
 
@@ -104,7 +104,7 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
     server.psql(crate::postgres::log::FULL_QUEUE).await.unwrap();
     let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
     let mut conn = connect(&db).await.unwrap();
-    heard(&db, &mut conn).await.unwrap();
+    check_notifications(&db, &mut conn).await.unwrap();
     let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
     for id in 0..9 {
@@ -119,7 +119,7 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
         .psql("create or replace function pg_catalog.pg_notification_queue_usage() returns float8 language sql as 'select 0.0::float8'")
         .await
         .unwrap();
-    heard(&db, &mut conn).await.unwrap();
+    check_notifications(&db, &mut conn).await.unwrap();
     follower.notify_suppressed = true;
     follower.turn(&mut conn, false).await.unwrap();
 }

@@ -31,7 +31,7 @@ pub(crate) struct Drained {
     /// More changed than a drain may read: anything may have.
     pub(crate) overflowed: bool,
     /// The schema was changed, as recorded by event triggers.
-    pub(crate) reshaped: bool,
+    pub(crate) schema_changed: bool,
     /// The changes of some tables are read from the write-ahead log.
     pub(crate) published: bool,
     /// Whether commits reliably wake the listener.
@@ -43,7 +43,7 @@ pub(crate) struct Drained {
 impl Drained {
     /// Whether anything may have changed, whatever the tags say.
     pub(crate) fn is_all(&self) -> bool {
-        self.trimmed || self.renamed || self.reshaped || self.overflowed
+        self.trimmed || self.renamed || self.schema_changed || self.overflowed
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn attempt(
         trimmed: row.try_get("trimmed")?,
         renamed: row.try_get("renamed")?,
         overflowed: detail == ChangeDetail::Nothing,
-        reshaped: row.try_get("reshaped")? && !is_broken("schema"),
+        schema_changed: row.try_get("schema_changed")? && !is_broken("schema"),
         published: row.try_get("published")?,
         wakeups: row.try_get("wakeups")?,
         notify_suppressed: row.try_get::<Option<bool>, _>("notify_suppressed")?.unwrap_or(false),

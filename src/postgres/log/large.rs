@@ -198,17 +198,20 @@ async fn changes_that_utf_8_cannot_express_are_reported_in_less_detail() {
         mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
         let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
         let mut detail = ChangeDetail::default();
-        let mut told = async |conn: &mut PgConnection| {
+        let mut drained_tags = async |conn: &mut PgConnection| {
             let drained = drain(conn, &prev, DrainMode::default(), &mut detail).await.unwrap();
             prev = drained.snapshot;
             (drained.tags, drained.overflowed)
         };
         psql("insert into t values (E'\\x81')").await;
-        assert_eq!(told(&mut conn).await, (vec!["t".to_owned(), "t!".to_owned()], false));
+        assert_eq!(drained_tags(&mut conn).await, (vec!["t".to_owned(), "t!".to_owned()], false));
         psql("select tidegate.invalidate(array[E'\\x81'])").await;
-        assert!(told(&mut conn).await.1, "an application's own tag is no table's");
+        assert!(drained_tags(&mut conn).await.1, "an application's own tag is no table's");
         psql("insert into t values ('a')").await;
-        assert_eq!(told(&mut conn).await, (vec!["t".to_owned(), "t:id=a".to_owned()], false));
+        assert_eq!(
+            drained_tags(&mut conn).await,
+            (vec!["t".to_owned(), "t:id=a".to_owned()], false)
+        );
         let loaded = load(&mut conn, 7).await.unwrap();
         assert!(loaded.fences.is_empty() && loaded.floor < loaded.seen, "{loaded:?}");
     }

@@ -20,7 +20,7 @@ pub(crate) struct LoadedLog {
     /// A position at or past every change reported here.
     pub(crate) seen: Position,
     /// The fingerprint has changed recently: other nodes may not have noticed it yet.
-    pub(crate) settles: bool,
+    pub(crate) is_settling: bool,
     /// The changes of some tables are read from the write-ahead log.
     pub(crate) published: bool,
     pub(crate) wakeups: bool,
@@ -47,7 +47,7 @@ pub(super) async fn attempt(
         floor: or_seen(row.try_get("floor")?)?,
         fences: tags.into_iter().zip(fences).collect(),
         seen,
-        settles: row.try_get("settles")?,
+        is_settling: row.try_get("is_settling")?,
         published: row.try_get("published")?,
         wakeups: row.try_get("wakeups")?,
     })
@@ -66,7 +66,7 @@ pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::E
         floor: drained.fence,
         fences: Vec::new(),
         seen: drained.seen,
-        settles: true,
+        is_settling: true,
         published: drained.published,
         wakeups: drained.wakeups,
     })

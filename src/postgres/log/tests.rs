@@ -79,7 +79,7 @@ async fn each_change_is_drained_once_whatever_the_commit_order() {
     run(&mut early, "begin; insert into t values (1)").await;
     run(&mut late, "begin; savepoint s; insert into t values (2); release s; commit").await;
     let first = bed.drain(&mut prev).await;
-    assert!(first.seen > first.fence, "past what is told, or nothing could be cached");
+    assert!(first.seen > first.fence, "past the reported changes, or nothing could be cached");
     assert_eq!(first.tags, ["t", "t:id=2"]);
     let xid =
         "select backend_xid::text::bigint from pg_stat_activity where backend_xid is not null";
@@ -161,17 +161,17 @@ async fn entries_stored_before_a_schema_change_are_below_the_floor() {
     let before = announce(&mut bed.conn).await.unwrap();
     assert!(bed.load(7).await.floor < before);
     assert!(bed.load(8).await.floor >= before);
-    assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without news");
+    assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without changes");
     let noticed = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
-    assert!(loaded.settles && loaded.floor >= noticed, "other nodes may not have noticed");
+    assert!(loaded.is_settling && loaded.floor >= noticed, "other nodes may not have noticed");
     let later = "update tidegate.marks set at = at - interval '1 hour', since = since - interval '1 hour', xid = pg_current_xact_id();
         insert into t values (1)";
     bed.server.psql(later).await.unwrap();
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap());
     let after = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
-    assert!(!loaded.settles && noticed <= loaded.floor && loaded.floor < after);
+    assert!(!loaded.is_settling && noticed <= loaded.floor && loaded.floor < after);
 }
 
 /// How long a schema has been known does not depend on which marks are left.
@@ -185,7 +185,7 @@ async fn a_schema_is_as_young_once_the_marks_before_it_are_trimmed() {
     let noticed = announce(&mut bed.conn).await.unwrap();
     bed.server.psql("delete from tidegate.marks where schema is distinct from 8").await.unwrap();
     let loaded = bed.load(8).await;
-    assert!(loaded.settles && loaded.floor >= noticed, "{loaded:?}");
+    assert!(loaded.is_settling && loaded.floor >= noticed, "{loaded:?}");
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn trimmed_changes_are_below_the_floor_and_detected_by_a_node_that_missed_
     assert_eq!(bed.trim(SOON * 60).await, 0);
     assert_eq!(bed.trim(Duration::ZERO).await, 1);
     assert!(bed.drain(&mut asleep).await.trimmed);
-    assert!(!bed.drain(&mut asleep).await.trimmed, "told once");
+    assert!(!bed.drain(&mut asleep).await.trimmed, "reported once");
     assert!(!bed.drain(&mut awake).await.trimmed);
     run(&mut open, "commit").await;
     assert_eq!(bed.trim(Duration::ZERO).await, 0, "no mark has seen it");
@@ -408,7 +408,7 @@ async fn a_busy_listener_suppresses_notifications_and_then_resumes_them() {
             .await
             .unwrap()
             .notify_suppressed,
-        "there is no news"
+        "nothing has changed"
     );
     bed.server.psql("insert into t values (1)").await.unwrap();
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
@@ -586,14 +586,14 @@ async fn an_idle_database_is_marked_again_once_every_node_knows_its_schema() {
     bed.server.psql(drop).await.unwrap();
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "nothing has changed");
-    assert!(bed.load(7).await.settles);
+    assert!(bed.load(7).await.is_settling);
     let later = "update tidegate.marks set at = at - interval '15 s', xid = pg_current_xact_id()";
     bed.server.psql(later).await.unwrap();
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "one that counts");
     assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     let after = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(7).await;
-    assert!(!loaded.settles && loaded.floor < after, "{loaded:?}");
+    assert!(!loaded.is_settling && loaded.floor < after, "{loaded:?}");
 }
 
 #[test]
@@ -632,10 +632,10 @@ async fn a_schema_change_after_the_snapshot_of_a_drain_leaves_the_drain_unsettle
     let (drained, ()) = tokio::join!(drain, change);
     let drained = drained.unwrap();
     assert_eq!(drained.tags, ["t"]);
-    assert!(!drained.reshaped && drained.unsettled);
+    assert!(!drained.schema_changed && drained.unsettled);
     prev = drained.snapshot;
     let next = bed.drain(&mut prev).await;
-    assert!(next.reshaped && !next.unsettled);
+    assert!(next.schema_changed && !next.unsettled);
     assert!(!announce_since(&mut bed.conn, &began).await.unwrap().1);
     assert!(announce_since(&mut bed.conn, &prev).await.unwrap().1);
 }

@@ -27,13 +27,13 @@ impl PublishedChanges {
         drained.tags.dedup();
         drained.overflowed |= self.all;
         // Which tables are published is part of what reads look up.
-        drained.reshaped |= self.is_altered;
+        drained.schema_changed |= self.is_altered;
         if let Some(snapshot) = self.snapshot {
             drained.snapshot = snapshot;
         }
     }
 
-    pub(super) fn is_news(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         self.all || self.is_altered || !self.tags.is_empty()
     }
 

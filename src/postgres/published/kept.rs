@@ -26,7 +26,7 @@ const IS_ALLOWED: &str = r"
     select current_setting('max_slot_wal_keep_size') <> '-1'
         and current_setting('synchronous_standby_names') !~* '\*|tidegate'";
 
-/// Drops the slots $1, those that the server has given up, and of those that nobody uses now nor did when $2 was read, all if
+/// Drops the slots $1, those that the server has invalidated, and of those that nobody uses now nor did when $2 was read, all if
 /// there are more than two, or if they are not bounded: they are left by services that are gone, or that have lost their
 /// shared store. Returns which of $1 someone still uses, and which others nobody uses.
 const DROP_UNUSED: &str = r"
@@ -88,7 +88,7 @@ impl KeptStream {
         &mut self,
         conn: &mut PgListener,
     ) -> Result<Option<String>, sqlx::Error> {
-        self.forget();
+        self.abandon_point();
         self.unused.clear();
         self.drop_unused(conn).await?;
         if !self.is_allowed(conn).await? {
@@ -106,8 +106,8 @@ impl KeptStream {
         self.earlier.clear();
     }
 
-    /// Notes that this node can't continue the stream. Only a relay gives the slot up: otherwise, the next relay may use it.
-    pub(super) fn forget(&mut self) {
+    /// Notes that this node can't continue the stream. Only a relay abandons the slot: otherwise, the next relay may use it.
+    pub(super) fn abandon_point(&mut self) {
         if let Some(point) = self.point.take()
             && self.may
         {
@@ -117,7 +117,7 @@ impl KeptStream {
     }
 
     /// Notes where another node's stream was.
-    pub(super) fn pass(&mut self, point: Option<ResumePoint>) {
+    pub(super) fn set_point(&mut self, point: Option<ResumePoint>) {
         let slot = |point: &Option<ResumePoint>| point.as_ref().map(|point| point.slot.clone());
         if slot(&point) != slot(&self.point) {
             self.earlier.clear();
@@ -131,7 +131,7 @@ impl KeptStream {
         }
     }
 
-    /// Notes where the stream is, and lets the slot forget what no node needs any more.
+    /// Notes where the stream is, and lets the server discard the WAL that no node needs any more.
     pub(super) fn reach(&mut self, stream: &Stream) {
         let Some(point) = stream.point() else {
             self.unneeded.extend(self.point.take().map(|point| point.slot));

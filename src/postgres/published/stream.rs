@@ -66,9 +66,9 @@ const TAGS: &str = "
 #[derive(Debug, Default)]
 pub(crate) struct PublishedStream {
     stream: Option<Stream>,
-    /// Why it has ended, if [`changed`](Self::changed) has noticed: the next watermark gives it up.
+    /// Why it has ended, if [`changed`](Self::changed) has noticed: the next watermark abandons it.
     ended: Option<StreamError>,
-    /// Why the stream before was given up.
+    /// Why the stream before was abandoned.
     why: Option<String>,
     /// Whether a table was published when the log was last read.
     is_expected: bool,
@@ -113,7 +113,7 @@ impl PublishedStream {
         Ok(())
     }
 
-    /// Continues the stream from where the last drain was. If it can't, it forgets that point, and returns `false`.
+    /// Continues the stream from where the last drain was. If it can't, it abandons that point, and returns `false`.
     pub(super) async fn resume(
         &mut self,
         db: &Database,
@@ -139,7 +139,7 @@ impl PublishedStream {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "can't continue the stream of changes; starting another one");
-                    self.kept.forget();
+                    self.kept.abandon_point();
                     return Ok(false);
                 }
             }
@@ -186,14 +186,14 @@ impl PublishedStream {
     }
 
     /// Notes that nothing that was stored before is valid.
-    pub(super) fn forget(&mut self) {
-        self.kept.forget();
+    pub(super) fn begin_cold(&mut self) {
+        self.kept.abandon_point();
         self.kept.begins = true;
     }
 
     /// Notes where another node's stream was after the drain that this node has applied.
-    pub(crate) fn pass(&mut self, point: Option<ResumePoint>) {
-        self.kept.pass(point);
+    pub(crate) fn set_point(&mut self, point: Option<ResumePoint>) {
+        self.kept.set_point(point);
     }
 
     /// Notes where the stream is, once what its last watermark has shown is part of a drain.
@@ -208,11 +208,11 @@ impl PublishedStream {
         self.kept.slot == SlotKind::Resumed
     }
 
-    fn give_up(&mut self, error: &dyn std::error::Error) {
+    fn abandon(&mut self, error: &dyn std::error::Error) {
         tracing::warn!(%error, "lost the stream of changes; starting another one");
         if self.is_resuming() {
             // Whatever it is may be delivered again each time.
-            self.kept.forget();
+            self.kept.abandon_point();
         }
         self.stop();
         self.why = Some(error.to_string());
@@ -254,7 +254,7 @@ impl PublishedStream {
         }
         self.is_due = false;
         if let Some(error) = self.ended.take() {
-            self.give_up(&error);
+            self.abandon(&error);
         }
         let Some(stream) = &mut self.stream else { return Ok(false) };
         // If this is late, the connection for it is dead.
@@ -270,12 +270,12 @@ impl PublishedStream {
             Ok(Ok(watermark)) => watermark,
             Ok(Err(StreamError::Announce(error))) => return Err(error),
             Ok(Err(error)) => {
-                self.give_up(&error);
+                self.abandon(&error);
                 return Ok(false);
             }
             // The connection of the stream may be dead.
             Err(late) => {
-                self.give_up(&late);
+                self.abandon(&late);
                 return Ok(false);
             }
         };

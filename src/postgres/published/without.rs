@@ -49,9 +49,9 @@ impl PublishedStream {
         None
     }
 
-    pub(crate) fn pass(&mut self, _point: Option<ResumePoint>) {}
+    pub(crate) fn set_point(&mut self, _point: Option<ResumePoint>) {}
 
-    pub(super) fn forget(&mut self) {}
+    pub(super) fn begin_cold(&mut self) {}
 
     pub(super) fn reach_point(&mut self) {}
 

@@ -30,7 +30,7 @@ pub(crate) struct InvalidationBatch {
     /// The fingerprint of the schema.
     pub(crate) schema: Option<i64>,
     /// The nonces of the sync requests that were received before the log was polled.
-    pub(crate) answers: Vec<u64>,
+    pub(crate) responds_to: Vec<u64>,
     /// From where the stream of changes of published tables can be continued with the snapshot `after`.
     pub(crate) point: Option<ResumePoint>,
 }
@@ -75,12 +75,12 @@ impl InvalidationBatch {
             tags,
             all: false,
             schema: None,
-            answers: Vec::new(),
+            responds_to: Vec::new(),
             point: None,
         }
     }
 
-    /// A batch without changes or answers: it shows only that its sender is still polling the log.
+    /// A batch without changes that responds to no request: it shows only that its sender is still polling the log.
     pub(crate) fn still_polling(epoch: Epoch, published: &Snapshot) -> Self {
         let [fence, seen, from] = [Position::ZERO; 3];
         let at = Positions { fence, seen, from };
@@ -88,7 +88,10 @@ impl InvalidationBatch {
     }
 
     pub(crate) fn is_still_polling(&self) -> bool {
-        self.tags.is_empty() && !self.all && self.answers.is_empty() && self.before == self.after
+        self.tags.is_empty()
+            && !self.all
+            && self.responds_to.is_empty()
+            && self.before == self.after
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -147,7 +150,7 @@ mod tests {
         let [fence, seen, from] = [10, 12, 8].map(Position::new);
         let at = Positions { fence, seen, from };
         let mut batch = InvalidationBatch::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
-        (batch.all, batch.schema, batch.answers) = (true, Some(-4), vec![77]);
+        (batch.all, batch.schema, batch.responds_to) = (true, Some(-4), vec![77]);
         batch
     }
 

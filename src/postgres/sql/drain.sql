@@ -54,7 +54,7 @@ news as materialized (
     select distinct unnest(tidegate.named(relation, keys, $1::text::pg_snapshot)) as tag from changes
 ),
 -- As for the log: rows that prev does not see, without those from another cluster.
-reshaped as (
+schema_changed as (
     select exists (select from tidegate.ddl d
         where d.xid >= pg_snapshot_xmax($1::text::pg_snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         or exists (select from tidegate.ddl d where d.xid = any (array(select e.xid from ended e))) as whether
@@ -71,11 +71,11 @@ looked as (
         pg_current_snapshot()::text as snapshot,
         array(select tag from news where tag is not null order by tag) as tags,
         exists (select from news where tag is null) as renamed,
-        (select whether from reshaped) as reshaped,
+        (select whether from schema_changed) as schema_changed,
         pg_current_wal_insert_lsn()::text as fence,
         -- A position past the fence, so that results read from now on are valid at once. It comes after the fence in
         -- this list; the other order would be correct too, but cause misses.
-        case when $2 or $4::int4 = 2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
+        case when $2 or $4::int4 = 2 or (select whether from schema_changed) or exists (select from news) or not coalesce((select whole from covered), false)
             then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
         tidegate.running_writers(pg_current_snapshot()) as in_progress,
         not coalesce((select whole from covered), false) as trimmed,

@@ -82,7 +82,7 @@ select pg_current_snapshot()::text as snapshot,
     (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
     pg_sequence_last_value('tidegate.history'::regclass) as history,
-    exists (select from settled where at > clock_timestamp()) as settles,
+    exists (select from settled where at > clock_timestamp()) as is_settling,
     tidegate.no_wakeups() is null as wakeups,
     -- As tables.rs decides whether reads may rely on it.
     exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid

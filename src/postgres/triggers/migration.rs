@@ -118,7 +118,7 @@ mod tests {
                 partition by range (id);
             create table orders_2024 partition of orders for values from (0) to (9);
             create table orders_2025 partition of orders for values from (9) to (99)";
-        let told = r"select distinct split_part(encode(tgargs, 'escape'), '\000', 2)
+        let columns = r"select distinct split_part(encode(tgargs, 'escape'), '\000', 2)
             from pg_trigger where tgname like 'tidegate_%' and tgname <> 'tidegate_truncate' order by 1";
         let made =
             "select string_agg(xmin::text, ' ' order by oid), (select count(*) from tidegate.log)
@@ -135,7 +135,7 @@ mod tests {
                         PgConnection::connect(&postgres.url()).await.expect("connection");
                     triggers.install(&mut conn).await.expect("install");
                 }
-                assert_eq!(postgres.psql(told).await.expect("columns"), "1 2 3");
+                assert_eq!(postgres.psql(columns).await.expect("columns"), "1 2 3");
                 let made = postgres.psql(made).await.expect("triggers");
                 assert_eq!(before.get_or_insert(made.clone()), &made, "{by_migration}");
             }
@@ -156,8 +156,8 @@ mod tests {
         let sql = Triggers::new().columns("a'$tidegate$:limit", &names).migration();
         postgres.psql(&sql).await.expect("migration");
         postgres.psql("table spared").await.expect("it is still there");
-        let told = r"select cardinality(string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' '))
+        let columns = r"select cardinality(string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' '))
             from pg_trigger where tgname = 'tidegate_update'";
-        assert_eq!(postgres.psql(told).await.expect("columns"), "7");
+        assert_eq!(postgres.psql(columns).await.expect("columns"), "7");
     }
 }

@@ -84,11 +84,11 @@ where wanted::oid in (select type from occurring) or wanted::oid in (select oid 
 /// Also limits the statements of the rest of the transaction: a view is read under locks, for which a migration may make it
 /// wait, and what nobody waits for any more must not go on on the server.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> {
-    let asked = "select pg_catalog.current_setting('standard_conforming_strings'), \
+    let sql = "select pg_catalog.current_setting('standard_conforming_strings'), \
         pg_catalog.current_schemas(true), \
         pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true)";
     let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
-    let row = sqlx::query(asked).bind(limit).fetch_one(conn).await?;
+    let row = sqlx::query(sql).bind(limit).fetch_one(conn).await?;
     let (strings, path): (String, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
     if strings != "on" {
         return Err(Unanalyzable::OldStrings.into());

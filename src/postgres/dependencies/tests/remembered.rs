@@ -13,7 +13,7 @@ async fn a_schema_change_drops_the_remembered_analyses() {
     assert!(matches!(&*first.dependencies, Dependencies::Tables(tables) if tables.len() == 1));
     server.run("drop trigger tidegate_insert on a").await;
     assert_eq!(known.get(sql), Some(first));
-    known.forget_before(crate::cache::Fences::new(0).change_schema());
+    known.clear_before(crate::cache::Fences::new(0).change_schema());
     assert_eq!(known.get(sql), None);
     let second = known.learn(&mut server.conn, sql).await.expect("answer");
     assert!(matches!(
