@@ -71,7 +71,7 @@ impl Conn {
         }
     }
 
-    /// Commits what was begun.
+    /// Commits the transaction, if there is one.
     pub(crate) async fn end(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Within(transaction) => transaction.commit().await,
@@ -146,7 +146,7 @@ async fn connect_to(server: &Server, plan: &RoutePlan, epoch: Epoch) -> Result<C
     Ok(conn)
 }
 
-/// Whether a connection whose server is in epoch `present` is the wrong one for what was written in `epoch`: the name leads
+/// Whether a connection whose server is in epoch `present` is the wrong one for a write of `epoch`: the name leads
 /// to a server in another epoch now.
 pub(super) async fn is_outdated(
     server: &Server,
@@ -191,8 +191,8 @@ async fn open_one_primary_of_several(
     Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
-/// Opens a transaction with one snapshot on the primary, and says what its reads prove: the snapshot is taken after the
-/// work of the current scope has begun.
+/// Opens a transaction with one snapshot on the primary, and determines what its reads prove: the snapshot is taken
+/// after the work of the current scope has begun.
 pub(super) async fn open_read_transaction(
     server: &Server,
     plan: &RoutePlan,
@@ -348,7 +348,7 @@ pub(super) fn proof_of_replica(at: ServerPosition, plan: &RoutePlan) -> Option<R
     })
 }
 
-/// Something is about to be sent.
+/// Counts the statement that is about to be sent.
 fn opened(conn: Conn, server: &Server, proof: ReadProof, refuses_writes: bool) -> OpenedConnection {
     server.sends();
     let (name, plans) = (server.name.clone(), server.plans());

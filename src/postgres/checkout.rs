@@ -41,7 +41,7 @@ tokio::task_local! {
     static MAY_HAVE_CHANGED: bool;
 }
 
-/// What is known of the server behind a pool.
+/// The known state of the server behind a pool.
 pub(crate) type SharedSample = Arc<Mutex<ServerSample>>;
 
 /// A connection that goes back to its pool when this is dropped, within a limit.
@@ -156,7 +156,7 @@ async fn in_time<T>(
     }
 }
 
-/// Whether a connection, by its age, leads to what is behind the name now.
+/// Whether a connection is young enough to lead to the server that is behind the name now.
 fn is_present(sample: &SharedSample, age: Duration) -> bool {
     age <= clock::now().saturating_duration_since(renewed_at(sample))
 }

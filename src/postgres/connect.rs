@@ -17,7 +17,7 @@ use super::statements::Statements;
 use crate::expiring::ExpiringLock;
 
 impl DatabaseOptions {
-    /// Connects to all servers and checks that each one is what it was declared to be.
+    /// Connects to all servers and checks that each one has the declared role.
     ///
     /// # Errors
     ///

@@ -17,8 +17,8 @@ use super::sql_error::sql_state;
 use crate::clock::{self, Instant};
 use crate::sync::MutexExt;
 
-/// How often the application is asked for new credentials. Tokens for IAM authentication are valid for
-/// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
+/// The interval between two requests for new credentials to the application. Tokens for IAM authentication are valid
+/// for 15 minutes (Amazon RDS User Guide, "IAM database authentication").
 const VALID: Duration = Duration::from_secs(60);
 
 /// How long after a failure to get new credentials to try again. The pauses of a pool's refresh grow from it to [`VALID`].
@@ -35,7 +35,7 @@ pub(crate) type Credentials = Arc<dyn Fn(PgConnectOptions) -> Issuing + Send + S
 pub(crate) type SessionSetup =
     Arc<dyn for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Error>> + Send + Sync>;
 
-/// What all connections of a database have in common.
+/// The settings that all connections of a database share.
 #[derive(Clone, Default)]
 pub(crate) struct ConnectionHooks {
     pub(crate) credentials: Option<Credentials>,
@@ -48,7 +48,7 @@ pub(crate) struct Connector {
     hooks: ConnectionHooks,
     /// The last credentials.
     issued: Mutex<Option<IssuedOptions>>,
-    /// Held while the application is asked for new ones: the last failure since it has issued any.
+    /// Locked during a request for new credentials: the last failure since the application issued any.
     asking: tokio::sync::Mutex<Option<FailedIssue>>,
 }
 
@@ -60,7 +60,7 @@ struct FailedIssue {
 /// A server's options with credentials.
 struct IssuedOptions {
     options: PgConnectOptions,
-    /// When the application was asked for them.
+    /// When the application was requested to issue them.
     at: Instant,
 }
 
@@ -201,8 +201,8 @@ impl Drop for CredentialsRefresh {
     }
 }
 
-/// Whether a server refused who connects: `invalid_authorization_specification` or `invalid_password` (PostgreSQL manual,
-/// appendix A, class 28).
+/// Whether a server refused the role or its password: `invalid_authorization_specification` or `invalid_password`
+/// (PostgreSQL manual, appendix A, class 28).
 fn is_rejected(error: &Error) -> bool {
     sql_state(error).is_some_and(|code| code.starts_with("28"))
 }

@@ -1,4 +1,4 @@
-//! What all clones of a `Database` share.
+//! The state that all clones of a `Database` share.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;

@@ -265,7 +265,7 @@ impl Database {
         Ok(DeclaredRead { plan, may_write, has_ended: false })
     }
 
-    /// After a failover, a connection may lead to an old primary that still runs. It lacks what was written since.
+    /// After a failover, a connection may lead to an old primary that still runs. It lacks later writes.
     async fn declared_at_primary(
         &self,
         at: ServerPosition,

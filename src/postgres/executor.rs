@@ -124,7 +124,7 @@ fn note_passed_over(db: &Database, plan: &RoutePlan, server: &str) {
     }
 }
 
-/// Notes what a read has read, and what that proves.
+/// Notes the tags of a read, and what the read proves.
 pub(super) fn note(plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
     let Some(record) = &plan.record else {
         // The response reports this, with or without a policy.

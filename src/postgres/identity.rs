@@ -30,7 +30,7 @@ pub(crate) struct ServerIdentity {
     pub(crate) queried: Instant,
 }
 
-/// Which database of which cluster.
+/// A database of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DatabaseIdentity {
     pub(crate) system_identifier: u64,

@@ -184,7 +184,7 @@ mod tests {
         assert!(lock(&lag.samples).len() <= 12, "what is too old to count is dropped");
         advance(Duration::from_secs(60)).await;
         let last = Some(at(1, 29).reached());
-        assert_eq!(lag.needs(), last, "a primary that is down leaves its last word");
+        assert_eq!(lag.needs(), last, "the last position of a primary that is down remains");
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,7 +228,11 @@ mod tests {
         }
         let of = |position| lag.behind(&at(1, position)).map(|lag| (lag.bytes, lag.time.as_secs()));
         assert_eq!(of(300), Some((0, 0)));
-        assert_eq!(of(301), Some((0, 0)), "it has replayed what the node has yet to hear of");
+        assert_eq!(
+            of(301),
+            Some((0, 0)),
+            "it has replayed a position that the node has not received yet"
+        );
         assert_eq!(of(250), Some((50, 1)));
         assert_eq!(of(99), Some((201, 3)));
         assert_eq!(lag.behind(&at(2, 300)), None, "of another history");

@@ -41,7 +41,7 @@ pub(crate) struct ListenerLink {
 #[derive(Debug, Default)]
 pub(crate) struct PollRequests {
     pub(crate) poll: Notify,
-    /// The number of the connection over which the log is to be read: see [`PollCounter::opening`].
+    /// The number of the connection over which a session requires the log to be read: see [`PollCounter::opening`].
     connection: AtomicU64,
     pub(crate) reconnect: Notify,
 }

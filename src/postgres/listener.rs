@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  connect → LISTEN → load, or drain from where we were → wait ─┐
-//!     ↑                                                ↑        │ a notification, a session that
-//!     └─────── any error ──────────────────────────────┴─ drain ┘ asks, a writer at work, a heartbeat
+//!     ↑                                                ↑        │ a notification, a session's
+//!     └─────── any error ──────────────────────────────┴─ drain ┘ request, a writer at work, a heartbeat
 //! ```
 //!
-//! A notification only triggers a drain. The log is authoritative, and a drain finds every change in it whatever
-//! notifications were lost. While the task is disconnected nothing is confirmed, so the time since the last drain exceeds
-//! what the policies allow, and the node bypasses its entries.
+//! A notification only triggers a drain. The log is authoritative, and a drain finds every change in it, even if
+//! notifications were lost. While the task is disconnected nothing is confirmed, so the time since the last drain
+//! exceeds what the policies allow, and the node bypasses its entries.
 //!
 //! If nodes share a store that has a `Bus`, one of them does this for all (`relay`), and the others apply the changes that
 //! it broadcasts.
@@ -99,7 +99,7 @@ impl Listener {
         if cache.bus().is_some() {
             follower.starts_stream = StreamStart::WithADrain;
         }
-        // First, since another node may pass on what it knows.
+        // The relay comes first, since another node may share its checkpoint.
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
         follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());

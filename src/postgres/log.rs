@@ -126,7 +126,7 @@ pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx:
     sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
 }
 
-/// Takes a position past every fence so far, by writing a WAL message that nobody reads.
+/// Takes a position past every fence so far, by writing a WAL message without a reader.
 pub(crate) async fn announce(conn: impl PgExecutor<'_>) -> Result<Position, sqlx::Error> {
     let announced = "select pg_logical_emit_message(false, 'tidegate', '')::text";
     lsn::read(&sqlx::query_scalar::<_, String>(announced).fetch_one(conn).await?)

@@ -1,4 +1,4 @@
-//! Finds what a statement depends on: from the cache, or in the catalogue of a server.
+//! Finds a statement's dependencies: in the cache, or in the catalogue of a server.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(super) fn learn_later(db: &Database, sql: &str) {
     });
 }
 
-/// Looks up what a statement depends on, for later reads.
+/// Looks up a statement's dependencies, for later reads.
 async fn learn(db: &Database, sql: &str) -> Result<(), sqlx::Error> {
     look_up(db, sql, Epoch::UNKNOWN, |_| {}).await.map(drop)
 }

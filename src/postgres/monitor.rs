@@ -83,7 +83,7 @@ impl Drop for Monitor {
     }
 }
 
-/// What a query finds.
+/// The result of a query.
 enum MonitorReport<'a> {
     Identity(&'a ServerIdentity),
     /// The server is up, and refuses further connections.

@@ -148,7 +148,7 @@ impl Default for PoolLimits {
     }
 }
 
-/// What applies to the connections to every server of a database.
+/// The settings of the connections to all servers of a database.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionSettings {
     pub(crate) limits: PoolLimits,

@@ -100,7 +100,7 @@ async fn open(connector: &Connector) -> Result<(PgConnection, Backend, bool), sq
     Ok((conn, behind, is_steady))
 }
 
-/// Whether one of some connections could run what another has prepared.
+/// Whether any of these connections could run a statement that another one has prepared.
 async fn mix(conns: &mut [PgConnection]) -> Result<bool, sqlx::Error> {
     let Some((one, others)) = conns.split_last_mut() else { return Ok(false) };
     for other in others {

@@ -75,7 +75,7 @@ impl PublishedStream {
                 return Err(self.ended_at_once());
             }
             self.start(db, conn, Some(prev)).await?;
-            // One that was continued may have ended for what it would have delivered.
+            // A continued stream may have ended because of a message that it would have delivered.
             has_started = !self.is_resuming();
         }
     }
@@ -139,7 +139,7 @@ impl PublishedStream {
         }
         let is_settling = loaded.is_settling;
         let cold = LoadedLog { is_settling, ..within(log::cold(conn)).await? };
-        // What the first watermark showed is older than this snapshot.
+        // The changes of the first watermark are older than this snapshot.
         *self.unreported() = PublishedChanges::default();
         Ok(cold)
     }

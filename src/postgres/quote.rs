@@ -1,6 +1,6 @@
 //! Names and strings as SQL, for the few statements that can't take them as parameters.
 
-/// A name, whatever is in it (PostgreSQL manual, 4.1.1). A zero byte, which no name has, is the server's to refuse.
+/// Quotes a name with any characters (PostgreSQL manual, 4.1.1). The server refuses a zero byte.
 pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

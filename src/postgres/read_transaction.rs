@@ -105,7 +105,7 @@ impl ReadTransaction {
     }
 }
 
-/// What a statement proves, and those after it.
+/// What a statement proves, and what the later ones prove.
 fn proof_after(proof: &ReadProof, plan: &RoutePlan, schema: u64) -> ReadProof {
     match proof {
         ReadProof::Basis(_) if !plan.is_read => {

@@ -12,8 +12,8 @@
 //! election, nor on messages arriving once, in order or at all, nor on a shared clock: two relays at once publish
 //! everything twice, and without a relay each node polls the log itself.
 //!
-//! No log has the changes of published tables. For a node that starts, the relay leaves a [checkpoint](checkpoint::Checkpoint)
-//! in the store.
+//! The log does not contain the changes of published tables. For a node that starts, the relay leaves a
+//! [checkpoint](checkpoint::Checkpoint) in the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,8 @@ const LEADERSHIP: Duration = Duration::from_secs(2);
 /// The first pause before subscribing again after a subscription has ended or failed; the longest pause is `RENEW`.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a checkpoint is kept: for the nodes that have asked for it, and for one that starts when all have stopped.
+/// How long a checkpoint is kept: for nodes that have requested it, and for a node that starts after all others have
+/// stopped.
 const CHECKPOINT: Duration = Duration::from_hours(1);
 
 /// The capacity of the queues within the node. If one is full, a message is dropped, as if it were lost on the way.
@@ -145,7 +146,7 @@ impl Relay {
         RelaySender(self.outgoing.clone())
     }
 
-    /// Leaves a checkpoint for other nodes. What is published later is sent later.
+    /// Leaves a checkpoint for other nodes. Batches published after this are sent after it.
     pub(crate) fn leave(&self, checkpoint: Checkpoint) {
         drop(self.outgoing.try_send(Outgoing::Checkpoint(checkpoint)));
     }
@@ -219,7 +220,7 @@ impl RelayTask {
         let mut elect = interval(RENEW);
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(AGAIN, RENEW);
-        // Until then, another node is to be elected.
+        // Until then, this node leaves the election to others.
         let mut steps_back = clock::now();
         loop {
             // Each role subscribes to a different channel.
@@ -229,7 +230,7 @@ impl RelayTask {
                 Err(error) => {
                     tracing::debug!(%error, "subscribing to the other nodes' messages failed");
                     if role == RelayRole::Relay {
-                        // A relay that receives no sync requests is of use to nobody.
+                        // A relay that receives no sync requests is useless, so release the lease.
                         self.release().await;
                         steps_back = clock::now() + 2 * LEADERSHIP;
                     }

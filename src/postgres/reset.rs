@@ -1,4 +1,4 @@
-//! Resets what statements leave behind in a session.
+//! Resets the state that statements leave behind in a session.
 //!
 //! A statement's dependencies are looked up once for all connections of a pool, and a connection serves one request after
 //! another. A setting (`set time zone`), a temporary table with the name of a real one, or an open transaction would change

@@ -336,7 +336,7 @@ impl RoutePlan {
     }
 }
 
-/// The tags of what a statement reads of tables.
+/// The tags of the rows and tables that a statement reads.
 fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableStatement) -> Vec<Tag> {
     let is_narrowed = tables.iter().any(|table| !table.by.is_empty());
     let arguments = statement.arguments.as_ref().filter(|_| is_narrowed);

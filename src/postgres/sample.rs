@@ -20,7 +20,7 @@ const SEVERAL_FOR: Duration = Duration::from_mins(5);
 /// The maximum number of servers behind a name whose replayed schema changes are remembered.
 const SERVERS: usize = 64;
 
-/// What is known of the server behind a name.
+/// The known state of the server behind a name.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerSample {
     /// Incremented with each doubt about which server is behind the name.
@@ -78,7 +78,7 @@ impl Who {
     }
 }
 
-/// A hash that tells servers apart. Behind a proxy, several may report the same address, or none.
+/// A hash that distinguishes servers. Behind a proxy, several may report the same address, or none.
 fn server(address: Option<&String>, port: Option<i32>, started: i64) -> u64 {
     let mut hasher = DefaultHasher::new();
     (address, port, started).hash(&mut hasher);
@@ -134,8 +134,8 @@ impl ServerSample {
                 self.several_until = Some(now + SEVERAL_FOR);
             }
             Some(known) if known.started != who.started => {
-                // A server that comes back has not been replaced by the other. A response to an earlier query is none that
-                // comes back.
+                // A server that comes back has not been replaced by the other. A response to an earlier query does not
+                // count as a return.
                 if self.queried.is_none_or(|queried| identity.queried >= queried) {
                     if self.before.contains(&who.started) {
                         self.several_until = Some(now + SEVERAL_FOR);

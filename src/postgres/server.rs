@@ -32,7 +32,7 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 /// The minimum interval between two probes.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 
-/// What a server is for.
+/// The role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ServerRole {
     /// Takes writes.
@@ -179,7 +179,7 @@ impl Server {
         self.session.get()
     }
 
-    /// Opens as many connections as the pool is to keep. Those that can't be opened now are opened later.
+    /// Opens the minimum number of connections of the pool. Those that can't be opened now are opened later.
     pub(crate) async fn fill(&self) {
         let opened = (0..self.limits.at_least).map(|_| self.pooled());
         drop(futures_util::future::join_all(opened).await);
@@ -197,7 +197,7 @@ impl Server {
     pub(crate) async fn identify_anew(&self) -> Result<ServerIdentity, sqlx::Error> {
         let mut conn = within(self.connector.connect()).await?;
         let identity = within(identity(&mut conn)).await?;
-        // The server closes it in any case, so nobody waits for that.
+        // The server closes it in any case, so this does not wait.
         tokio::spawn(within(conn.close()));
         Ok(identity)
     }

@@ -12,8 +12,8 @@ const STATE: &str = "
     union all select 'role', current_user::pg_catalog.text
     union all select 'session_authorization', session_user::pg_catalog.text";
 
-/// What a session's statements see that other sessions of the same login may not. Custom settings (`app.tenant`) are not
-/// part of it: the server lists them nowhere.
+/// The settings that a session's statements see, in which sessions of the same login may differ. Custom settings
+/// (`app.tenant`) are not part of it: the server lists them nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionState(BTreeMap<String, String>);
 

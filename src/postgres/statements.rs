@@ -32,7 +32,7 @@ pub(crate) struct Statements {
     recent: Recent<Instant>,
 }
 
-/// A hash of what is written to it, up to a length.
+/// A hash of the text that is written to it, up to a length.
 struct Hashed {
     hasher: DefaultHasher,
     left: usize,

@@ -70,8 +70,8 @@ impl Drop for OpenTransaction {
             self.close(false);
             return;
         }
-        // It may have committed, or may yet. A scope's later reads go to the primary. For the process, nobody was told that
-        // it has.
+        // It may have committed, or may yet. A scope's later reads go to the primary. The process got no confirmation
+        // of the commit.
         if let Some(record) = &self.record {
             record.note_write();
         }
@@ -87,7 +87,7 @@ impl Transaction {
     }
 
     /// Commits. If the transaction has written something, later reads of the scope that began it see that, and its
-    /// session gets a token. To find out, this first asks the server whether the transaction has a transaction ID,
+    /// session gets a token. To find out, this first queries whether the transaction has a transaction ID,
     /// which takes one round trip: Postgres assigns an ID when a transaction first writes or locks rows.
     ///
     /// # Errors

@@ -231,7 +231,7 @@ impl Default for Triggers {
     }
 }
 
-/// What an install or uninstall does in one transaction.
+/// The part of an install or uninstall that runs in one transaction.
 #[derive(Clone, Copy)]
 enum InstallStep<'a> {
     /// Creates or updates the schema, and the triggers of an earlier version.

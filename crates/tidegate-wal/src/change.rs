@@ -1,4 +1,4 @@
-//! What changed in a table, as far as it is recorded.
+//! The recorded changes of a table.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct RowKey {
     pub value: KeyValue,
 }
 
-/// What changed in a table.
+/// The changes of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableChange {
     /// Rows with these values in the columns that changes are keyed by, before the change or after it: at least one.

@@ -38,7 +38,7 @@ const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=U
 /// A row's values as text; `None` is NULL.
 pub(crate) type Row = Vec<Option<String>>;
 
-/// What the server sends on a stream.
+/// A message of the server on a stream.
 pub(crate) enum Delivery {
     /// A message of the plugin.
     Message(Bytes),
@@ -159,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// What the server sends next on a started stream. This is cancel safe.
+    /// The next message of the server on a started stream. This is cancel safe.
     pub(crate) async fn deliver(&mut self) -> Result<Delivery, StreamError> {
         loop {
             match self.receive().await? {
@@ -170,14 +170,14 @@ impl Connection {
         }
     }
 
-    /// Tells the server that everything before `position` was read, so that it need not keep it.
+    /// Confirms that everything before `position` was read, so that the server can discard it.
     #[expect(clippy::disallowed_methods, reason = "the server only shows this time")]
     pub(crate) async fn confirm(&mut self, position: u64) -> Result<(), StreamError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH);
         let now = i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or_default();
         let mut status = BytesMut::new();
         status.put_u8(b'r');
-        // What was received, what was kept, and what was applied.
+        // The positions that were received, flushed and applied.
         (0..3).for_each(|_| status.put_u64(position));
         status.put_i64(now);
         status.put_u8(0);

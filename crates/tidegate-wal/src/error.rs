@@ -43,7 +43,7 @@ pub enum StreamError {
         /// What is wrong.
         why: &'static str,
     },
-    /// The server did not say how a slot is, or did not end the connection that uses it.
+    /// The server did not report the state of a slot, or did not end the connection that uses it.
     #[error("can't look up the replication slot")]
     Slot(#[source] sqlx::Error),
     /// The server closed the stream.
@@ -64,7 +64,7 @@ pub enum StreamError {
     /// No watermark was announced. The stream can still be used.
     #[error("no watermark was announced")]
     NotAnnounced,
-    /// The server sent what no version of the protocol has.
+    /// The server sent a message that the protocol does not have.
     #[error("the stream of changes can't be decoded: {0}")]
     Decode(&'static str),
     /// The server sent a snapshot that can't be parsed.

@@ -1,4 +1,4 @@
-//! What must hold for any bytes that a server sends. The fuzz target `wal` calls it.
+//! The invariants for any bytes that a server sends. The fuzz target `wal` calls it.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub fn stream(data: &[u8]) {
         }
         let (bytes, after) = after.split_at(after.len().min(length.into()));
         rest = after;
-        // What follows an invalid message is not read.
+        // Messages after an invalid one are not read.
         let Ok(message) = Message::decode(bytes) else { break };
         if state.note(&message).is_err() {
             break;

@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 use crate::error::StreamError;
 use crate::watermark::position;
 
-/// What the names of these slots begin with.
+/// The prefix of the names of these slots.
 const PREFIX: &str = "tidegate_kept_";
 
-/// How long a connection that still uses the slot may take to end, and how often to look.
+/// How long a connection that still uses the slot may take to end, and how often to check.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -47,7 +47,7 @@ pub(crate) async fn free(conn: &mut PgConnection, point: &StreamPoint) -> Result
     Ok(())
 }
 
-/// Fails if the slot does not have everything from the point on. Call this once nobody else can use it.
+/// Fails if the slot does not have everything from the point on. Call this once no other connection can use it.
 pub(crate) async fn check(conn: &mut PgConnection, point: &StreamPoint) -> Result<(), StreamError> {
     match look(conn, point).await?.confirmed <= point.position {
         true => Ok(()),

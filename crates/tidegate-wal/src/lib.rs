@@ -2,14 +2,14 @@
 //! No trigger runs, and no row is added to a log table.
 //!
 //! The server delivers transactions in the order of their commit records. That is not the order in which they become
-//! visible: a commit can be delivered while no snapshot sees it yet, for example while it waits for a synchronous standby,
-//! and a snapshot can see a commit that has not been delivered. So [`Stream::announce`] takes a *watermark* on the primary: a
-//! snapshot, then a position, and then a message in the write-ahead log. Once the stream has delivered that message,
-//! [`Stream::reach`] returns each change that the snapshot sees and no earlier watermark's did. Whatever is not visible yet
-//! is part of a later watermark.
+//! visible: a commit can be delivered while no snapshot sees it yet, for example while it waits for a synchronous
+//! standby, and a snapshot can see a commit that has not been delivered. So [`Stream::announce`] takes a *watermark* on
+//! the primary: a snapshot, then a position, and then a message in the write-ahead log. Once the stream has delivered
+//! that message, [`Stream::reach`] returns each change that the snapshot sees and no earlier watermark's did. Changes
+//! that are not visible yet are part of a later watermark.
 //!
-//! What changes no row is not in the stream: a partition that is attached, detached or dropped, a column's type, a
-//! publication. The last is noticed by each watermark; who uses the changes must notice the others.
+//! Statements that change no row are not in the stream: those that attach, detach or drop a partition, or change a
+//! column's type or a publication. Each watermark notices the last; the application must notice the others.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

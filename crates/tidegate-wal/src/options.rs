@@ -1,4 +1,4 @@
-//! What a stream connects to, and what it records.
+//! The server that a stream connects to, and the columns that it records.
 
 use std::collections::HashMap;
 use std::fmt;

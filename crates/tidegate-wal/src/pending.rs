@@ -1,9 +1,10 @@
-//! What was delivered and is not visible yet. This file has the rules that `tidegate-model` explores as `Stream`.
+//! Transactions that were delivered and are not visible yet. This file has the rules that `tidegate-model` explores as
+//! `Stream`.
 
 use crate::snapshot::Snapshot;
 use crate::transaction::{Change, Transaction};
 
-/// What no watermark's snapshot has seen yet.
+/// The transactions that no watermark's snapshot has seen yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// Transactions that were delivered.
@@ -12,12 +13,12 @@ pub(crate) struct Pending {
     keys: usize,
     /// Which commits were on record when the stream began: none of them is delivered. `None` after the first watermark.
     recorded: Option<Snapshot>,
-    /// Transactions of whose changes nothing is known: those of `recorded` that the first watermark did not see, and what
-    /// exceeded the limits.
+    /// Transactions of whose changes nothing is known: those of `recorded` that the first watermark did not see, and
+    /// those beyond the limits.
     unknown: Vec<u64>,
 }
 
-/// What a watermark's snapshot sees first.
+/// The transactions that a watermark's snapshot is the first to see.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) changes: Vec<Change>,
@@ -41,8 +42,9 @@ impl Pending {
         Self { delivered: Vec::new(), keys: 0, recorded: None, unknown: Vec::new() }
     }
 
-    /// The position before which no commit record is needed any more, if the last watermark's message is at `message`: to
-    /// continue from there, and from its snapshot, misses nothing. `None` if what is not visible yet is unknown.
+    /// The position before which no commit record is needed any more, if the last watermark's message is at `message`:
+    /// to continue from there, and from its snapshot, misses nothing. `None` if the transactions that are not visible
+    /// yet are unknown.
     pub(crate) fn resumable_from(&self, message: u64) -> Option<u64> {
         let oldest = self.delivered.iter().map(|transaction| transaction.commit).min();
         self.unknown.is_empty().then_some(oldest.map_or(message, |oldest| oldest.min(message)))
@@ -60,7 +62,7 @@ impl Pending {
         }
     }
 
-    /// Forgets which rows changed.
+    /// Counts all rows of each changed table as changed.
     pub(crate) fn forget_rows(&mut self) {
         self.delivered.iter_mut().for_each(Transaction::forget_rows);
         self.keys = 0;
@@ -146,7 +148,7 @@ mod tests {
         assert!(!has_unknown("15:15:"));
     }
 
-    /// Whatever the snapshot does not see was delivered from that position on.
+    /// Every transaction that the snapshot does not see was delivered from that position on.
     #[test]
     fn a_stream_can_continue_from_the_oldest_commit_that_is_not_visible() {
         let mut pending = begun("10:10:", "10:10:");
@@ -189,7 +191,7 @@ mod tests {
             relations.note(&described, &mut transaction).unwrap();
             for row in 0..rows {
                 let value = row.to_string();
-                let new = Tuple::of_text(value.as_bytes());
+                let new = Tuple::from_text(value.as_bytes());
                 relations.note(&RowMessage::Insert { relation: 7, new }, &mut transaction).unwrap();
             }
             pending.deliver(transaction);

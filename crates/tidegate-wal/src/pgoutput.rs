@@ -2,10 +2,10 @@
 
 use crate::error::StreamError;
 
-/// What the stream consists of.
+/// A message of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// Whatever follows, up to the next commit, is part of this transaction.
+    /// All messages up to the next commit are part of this transaction.
     Begin {
         /// The position of its commit record.
         commit: u64,
@@ -15,7 +15,7 @@ pub(crate) enum Message<'a> {
         /// The position after its commit record.
         end: u64,
     },
-    /// Content that someone wrote into the log.
+    /// Content that a session wrote into the log.
     Written {
         /// Whether it was delivered because its transaction has committed.
         is_transactional: bool,
@@ -25,7 +25,7 @@ pub(crate) enum Message<'a> {
     Row(RowMessage<'a>),
 }
 
-/// A message that says what changed.
+/// A message within a transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RowMessage<'a> {
     Relation(RelationMessage<'a>),
@@ -162,7 +162,7 @@ impl<'a> RowMessage<'a> {
     }
 }
 
-/// What is left of a message.
+/// The unread rest of a message.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -257,7 +257,7 @@ pub(crate) fn relation_of_one_column(relation: u32, name: &str) -> RowMessage<'_
 #[cfg(test)]
 impl<'a> Tuple<'a> {
     /// A row of one column.
-    pub(crate) fn of_text(text: &'a [u8]) -> Self {
+    pub(crate) fn from_text(text: &'a [u8]) -> Self {
         Self(vec![TupleValue::Text(text)])
     }
 }

@@ -1,4 +1,4 @@
-//! The publication, which decides what the server sends.
+//! The publication, which determines the tables and changes that the server sends.
 
 use crate::connection::{Connection, Row};
 use crate::error::StreamError;

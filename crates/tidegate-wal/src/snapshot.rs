@@ -1,4 +1,4 @@
-//! Which transactions one moment sees.
+//! The transactions that are visible at one moment.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What a stream has delivered so far.
+//! The state of a stream: everything that it has delivered so far.
 
 use crate::error::StreamError;
 use crate::options::KeyColumns;

@@ -26,18 +26,19 @@ use crate::watermark::{Announced, Origin, Watermark, announce};
 /// The pauses before the next watermark while a transaction is delivered and not visible: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
 
-/// How often the position that was read is confirmed, if it has advanced, and otherwise. The server ends a stream that says
-/// nothing (`wal_sender_timeout`), and its own question may be queued behind a large message.
+/// How often the position that was read is confirmed, if it has advanced, and otherwise. The server ends a silent
+/// stream (`wal_sender_timeout`), and its request for a reply may be queued behind a large message.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 const REPEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// The changes of the tables of a publication, from the moment of [`start`](Self::start) on.
 ///
-/// It has a temporary replication slot of its own, which the server drops with the connection. So a stream that has ended
-/// can't be continued: after an error, start another one, whose first watermark says that anything may have changed. A task
-/// reads whatever the server sends and confirms it at once, so the slot retains no write-ahead log, however seldom watermarks
-/// are taken. [`create`](Self::create) makes a slot that outlives the connection instead. The task holds what no watermark has seen, up to 100,000 keys and as many transactions; past that, it forgets which
-/// rows changed.
+/// It has a temporary replication slot of its own, which the server drops with the connection. So a stream that has
+/// ended can't be continued: after an error, start another one, whose first watermark says that anything may have
+/// changed. A task reads all messages of the server and confirms them at once, so the slot retains no write-ahead log,
+/// even if watermarks are rare. [`create`](Self::create) makes a slot that outlives the connection instead. The task
+/// holds the changes that no watermark has seen, up to 100,000 keys and as many transactions. Past that, all rows of
+/// the changed tables count as changed.
 pub struct Stream {
     shared: Arc<Shared>,
     reader: JoinHandle<()>,
@@ -45,7 +46,7 @@ pub struct Stream {
     publication: String,
     watched: &'static str,
     origin: Origin,
-    /// The publication, and what is watched, as the last watermark saw them; `None` before the first.
+    /// The publication and the watched value, as the last watermark saw them; `None` before the first.
     fingerprint: Option<String>,
     /// Whether the slot outlives the connection.
     is_kept: bool,
@@ -57,10 +58,10 @@ pub struct Stream {
     pause: Option<Duration>,
 }
 
-/// What the stream shares with the task that reads.
+/// The state that the stream shares with the reading task.
 struct Shared {
     state: Mutex<State>,
-    /// What may be confirmed.
+    /// The position that may be confirmed.
     confirmable: AtomicU64,
     news: Notify,
 }
@@ -71,8 +72,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a message, and wakes whoever waits for what it brings. Returns a position up to which everything was read, if one is
-    /// known.
+    /// Notes a message, and wakes the waiters for its content. Returns a position up to which everything was read, if
+    /// one is known.
     fn note(&self, message: &Message<'_>) -> Result<Option<u64>, StreamError> {
         let mut state = self.lock();
         let before = (state.has_changed, state.is_reached);
@@ -101,10 +102,11 @@ impl Stream {
         Self::begin(options, (&name, false)).await
     }
 
-    /// As [`start`](Self::start), with a slot of this [name](crate::kept_slot_name) that outlives the connection, so that
-    /// [`resume`](Self::resume) can continue the stream. The server retains write-ahead log for it until [`confirm`](Self::confirm) is called, also while
-    /// nobody is connected; `max_slot_wal_keep_size` bounds that. Who no longer needs the slot must drop it
-    /// (`pg_drop_replication_slot`): also if this fails or is cancelled, since the server may create it all the same.
+    /// As [`start`](Self::start), with a slot of this [name](crate::kept_slot_name) that outlives the connection, so
+    /// that [`resume`](Self::resume) can continue the stream. The server retains write-ahead log for it until
+    /// [`confirm`](Self::confirm) is called, also without a connection; `max_slot_wal_keep_size` bounds that. Drop the
+    /// slot when it is no longer needed (`pg_drop_replication_slot`): also if this fails or is cancelled, since the
+    /// server may create it all the same.
     ///
     /// # Errors
     ///
@@ -187,8 +189,8 @@ impl Stream {
         self.point.as_ref()
     }
 
-    /// Lets a slot that outlives the connection forget what is before the position of a [`point`](Self::point): from
-    /// earlier points, the stream can't be continued any more.
+    /// Lets the server discard the write-ahead log before the position of a [`point`](Self::point), for a slot that
+    /// outlives the connection: from earlier points, the stream can't be continued any more.
     pub fn confirm(&self, position: u64) {
         self.shared.confirmable.fetch_max(position, Ordering::Relaxed);
     }
@@ -221,7 +223,7 @@ impl Stream {
     /// If the statement fails, or the connection leads to another server or database.
     pub async fn announce(&mut self, conn: &mut PgConnection) -> Result<(), StreamError> {
         self.announced = None;
-        // Nobody else must be able to write this message.
+        // No other session must be able to write this message.
         let [a, b] = [0, 1].map(|part: u8| RandomState::new().hash_one(part));
         let nonce = format!("{a:016x}{b:016x}");
         let begun = BegunAnnouncement::new(&self.shared, nonce.clone());
@@ -234,7 +236,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until the watermark's message was delivered, and returns what its snapshot sees. This is cancel safe.
+    /// Waits until the watermark's message was delivered, and returns the changes that its snapshot sees. This is
+    /// cancel safe.
     ///
     /// # Errors
     ///
@@ -268,7 +271,7 @@ impl Stream {
         Ok(Watermark { fence, message, snapshot, changes, all, is_altered })
     }
 
-    /// Waits for news until `is_done`.
+    /// Waits for messages until `is_done`.
     async fn wait(&self, is_done: impl Fn(&State) -> bool) -> Result<(), StreamError> {
         loop {
             {
@@ -285,7 +288,7 @@ impl Stream {
     }
 }
 
-/// Which server and database a connection leads to.
+/// The server and the database behind a connection.
 async fn identify(connection: &mut Connection) -> Result<Origin, StreamError> {
     let rows = connection.query("IDENTIFY_SYSTEM").await?;
     let mut values = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
@@ -320,7 +323,7 @@ async fn create_slot(
     Ok(recorded.ok_or(StreamError::Decode("a slot without a snapshot"))?.parse()?)
 }
 
-/// Reads whatever the server sends, until the stream ends.
+/// Reads all messages of the server, until the stream ends.
 async fn read_to_end(mut connection: Connection, shared: Arc<Shared>) {
     let Err(ended) = read(&mut connection, &shared).await;
     let mut state = shared.lock();
@@ -348,7 +351,7 @@ async fn read(connection: &mut Connection, shared: &Shared) -> Result<Infallible
         };
         match delivery {
             Delivery::Message(bytes) => {
-                // What is confirmed is never read again: a slot that ends with the connection needs nothing twice.
+                // Confirmed messages are never read again: a slot that ends with the connection needs nothing twice.
                 read = shared.note(&Message::decode(&bytes)?)?.unwrap_or(read);
             }
             Delivery::KeepAlive { end, wants_reply } => {
@@ -364,7 +367,7 @@ async fn read(connection: &mut Connection, shared: &Shared) -> Result<Infallible
     }
 }
 
-/// A watermark that is being announced. If this fails or is cancelled, what had changed before still counts as changed.
+/// A watermark that is being announced. If this fails or is cancelled, earlier changes still count as changed.
 struct BegunAnnouncement<'a> {
     shared: &'a Shared,
     had_changed: bool,

@@ -24,7 +24,7 @@ pub(crate) use without::encrypt;
 )]
 pub(crate) struct TlsOptions {
     mode: PgSslMode,
-    /// Of the authorities that are trusted beside the system's.
+    /// The certificates of the authorities that are trusted beside the system's.
     roots: Option<Certificate>,
     /// The client's certificate, and its key.
     identity: Option<Certificate>,

@@ -33,7 +33,7 @@ const ENDS: &[&str] = &[
 /// Words that begin a query within parentheses; any other there is a relation's name.
 const QUERIES: &[&str] = &["select", "values", "with", "table"];
 
-/// What a body may call. Argument types are not included, since the text does not determine them.
+/// The calls that a body may make. Argument types are not included, since the text does not determine them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Calls {
     pub(super) functions: BTreeSet<Call>,
@@ -54,7 +54,7 @@ pub(super) struct Call {
     pub(super) is_attribute: bool,
 }
 
-/// What a body calls; `None` if it reads a relation or the state of the connection, or may do so.
+/// The calls of a body; `None` if it reads a relation or the state of the connection, or may do so.
 ///
 /// A text that Postgres would run as one query is parsed as a query. Any other is judged by its words, by which a CTE
 /// counts as a relation.
@@ -108,7 +108,7 @@ fn call(tokens: &[SqlToken], from: usize, to: usize, commas: usize) -> Option<Ca
     Some(Call { name: text.clone(), schema, arguments, is_attribute: false })
 }
 
-/// What the name after this dot calls, if it is no column's.
+/// The call by the name after this dot, if it is not a column.
 fn attribute(tokens: &[SqlToken], dot: usize) -> Option<Call> {
     let Some(SqlToken::Word { text, .. }) = tokens.get(dot + 1) else { return None };
     let is_called = tokens.get(dot + 2) == Some(&SqlToken::Mark('('));

@@ -29,7 +29,7 @@ use relations::{Relation, RelationKind};
 use search_stop::SearchStop;
 use statement_parts::StatementParts;
 
-/// Finds what `references` stand for, as [`resolve_with_clock`] does.
+/// Resolves `references`, as [`resolve_with_clock`] does.
 #[cfg(test)]
 pub(crate) async fn resolve(
     conn: &mut PgConnection,
@@ -64,12 +64,12 @@ pub(crate) async fn resolve_with_clock(
 
 struct CatalogSearch<'a> {
     conn: &'a mut PgConnection,
-    /// Relations and functions that were looked at, by oid.
+    /// Visited relations and functions, by oid.
     seen: BTreeSet<i64>,
     /// Topmost tables, by oid.
     tables: BTreeMap<i64, TrackedTable>,
     parts: StatementParts,
-    /// A view, the default of an argument or the body of a function may ask for the time of day.
+    /// A view, the default of an argument or the body of a function may read the time of day.
     reads_clock: bool,
 }
 

@@ -155,7 +155,7 @@ pub(super) fn check(tokens: &[SqlToken], found: &WalkResult) -> Result<(), Unana
     Ok(())
 }
 
-/// The words of a text, beside what its tree shows.
+/// The words of a text, beside the names in its tree.
 pub(super) struct TextWords<'a> {
     tokens: &'a [SqlToken],
     found: &'a WalkResult,
@@ -177,7 +177,7 @@ impl<'a> TextWords<'a> {
         !label && !value && matches!(word, "from" | "join" | "table")
     }
 
-    /// Whether the name that begins here is not that of a function that is called.
+    /// Whether the name that begins here is not a called function's.
     pub(super) fn is_relation(&self, at: usize) -> bool {
         let parts = self.name_from(at).parts();
         self.get(at + 2 * parts - 1) != Some(&SqlToken::Mark('('))

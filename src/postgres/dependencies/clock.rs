@@ -1,6 +1,6 @@
-//! Whether a statement may ask for the time of day.
+//! Whether a statement may read the time of day.
 
-/// What a text can call it by (PostgreSQL manual, "Current Date/Time" and "Special Values").
+/// The words for it in a text (PostgreSQL manual, "Current Date/Time" and "Special Values").
 const WORDS: [&str; 9] = [
     "now",
     "age",
@@ -13,7 +13,7 @@ const WORDS: [&str; 9] = [
     "transaction_timestamp",
 ];
 
-/// What a string can call it by when it becomes a date or a time. Digits may follow: `today10:00` is one.
+/// The words for it in a string that becomes a date or a time. Digits may follow: `today10:00` is one.
 const SPECIAL_VALUES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Whether a text may read the time of day, judged by its words, wherever they are. A false positive, such as a column with
@@ -26,8 +26,8 @@ pub(super) fn mentions_clock(sql: &str) -> bool {
     words.any(|word| is_among(&WORDS, word)) || runs.any(|run| is_among(&SPECIAL_VALUES, run))
 }
 
-/// Whether a value that is bound to a parameter may ask for the time of day, as a text does that becomes a date. By its
-/// bytes in whatever form: other letters may touch the word (the length of an element, say).
+/// Whether a value that is bound to a parameter may read the time of day, like a text that becomes a date. It is judged
+/// by its bytes in any form: other letters may touch the word (such as the length of an element).
 pub(crate) fn value_mentions_clock(value: &[u8]) -> bool {
     let starts = |at: usize| {
         let from_here = &value[at..];

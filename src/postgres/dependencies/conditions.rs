@@ -1,8 +1,8 @@
 //! Finds the conditions in a statement's text that each row of a table must meet to contribute to the result.
 //!
 //! In `select .. from t join u .. where t.c = $1 and ..`, rows of `t` with another `c` have no part in the result:
-//! whatever the join makes of them, the condition drops. The same holds for the condition of an inner join, for what
-//! that of a left join says of its right side, and within each query of a statement for itself.
+//! whatever the join makes of them, the condition drops. The same holds for the condition of an inner join, for the
+//! part of a left join's condition about its right side, and within each query of a statement.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -34,7 +34,7 @@ pub(super) struct Conditions {
     /// The relations that they name, each as often as they do.
     pub(super) relations: Vec<Name>,
     pub(super) conditions: Vec<Condition>,
-    /// What WITH defines.
+    /// The names that WITH defines.
     ctes: BTreeSet<String>,
     /// The relations that the parser sees, which must be the same.
     seen: usize,
@@ -130,7 +130,7 @@ impl Conditions {
         Some(())
     }
 
-    /// Returns what the relation is called.
+    /// Returns the name of the relation in the query.
     fn add_factor(&mut self, factor: &TableFactor, from: &mut From) -> Option<String> {
         let (called, relation) = match factor {
             TableFactor::Table { name, alias, args: None, .. } => {
@@ -153,7 +153,7 @@ impl Conditions {
         from.insert(called.clone(), relation).is_none().then_some(called)
     }
 
-    /// What the condition of a join says.
+    /// Adds the condition of a join.
     fn add_join(&mut self, join: &Join, called: &str, from: &From) -> Option<()> {
         let (constraint, side) = match &join.join_operator {
             JoinOperator::Join(on) | JoinOperator::Inner(on) => (on, from.clone()),
@@ -195,7 +195,7 @@ impl Conditions {
     }
 }
 
-/// What may be a column, and the values of which it must have one, if they are known.
+/// An expression that may be a column, and the values of which it must have one, if they are known.
 type Side<'a> = (&'a Expr, Option<Vec<ComparedWith>>);
 
 /// The comparisons that must all hold for a condition to hold, in either order of `=`.

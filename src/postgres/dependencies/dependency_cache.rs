@@ -32,7 +32,7 @@ const BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct DependencyCache {
     texts: Cache<String, RememberedText, TextBytes>,
-    /// The number of the last change of the schema that is known here; what was looked up before it is not used.
+    /// The number of the last change of the schema that is known here; earlier lookups are not used.
     schema: AtomicU64,
     /// The catalogue is not queried until then, since it did not respond in time.
     rests: Mutex<Option<Instant>>,
@@ -41,8 +41,8 @@ pub(crate) struct DependencyCache {
 /// How long a catalogue that did not respond in time is not queried, so that only one read waits for it, not each in turn.
 const REST: Duration = Duration::from_secs(1);
 
-/// After this time, a waiter starts its own lookup: the server has only [`PATIENCE`] to respond, so the first lookup is not
-/// being polled, as on a runtime that nobody drives.
+/// After this time, a waiter starts its own lookup: the server has only [`PATIENCE`] to respond, so the first lookup is
+/// not being polled, as on a runtime that is not driven.
 const OVERTAKE: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
 
 /// A text, in [`DependencyCache`].
@@ -126,7 +126,7 @@ impl DependencyCache {
         }
     }
 
-    /// What a text depends on, if that is known already.
+    /// The dependencies of a text, if they are known already.
     pub(crate) fn get(&self, sql: &str) -> Option<FoundDependencies> {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
@@ -168,7 +168,7 @@ impl DependencyCache {
         }
     }
 
-    /// What a text depends on, found out on a connection to the primary if need be.
+    /// The dependencies of a text, looked up on a connection to the primary if necessary.
     ///
     /// # Errors
     ///

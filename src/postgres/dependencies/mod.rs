@@ -1,4 +1,4 @@
-//! Finds what a query depends on, from its text and the catalogue.
+//! Finds the dependencies of a query, from its text and the catalogue.
 //!
 //! Every change to what a query read must invalidate its cached result, so the tables behind any SQL must be known. The
 //! main rule: **a query that is not fully understood is not cached, and the reason is reported.** An unnecessary miss costs

@@ -1,4 +1,4 @@
-//! What a statement refers to, from its text alone.
+//! The references of a statement, from its text alone.
 //!
 //! Three readings, each of which can refuse: the server's own lexical rules ([`super::lex`]), the
 //! parser's tree ([`super::walk`]), and the words beside parentheses and FROM
@@ -24,16 +24,16 @@ pub(super) const SQL_MAX: usize = 64 * 1024;
 /// More tokens could make a tree that is too deep to be dropped on a small stack.
 pub(super) const TOKENS_MAX: usize = 8_000;
 
-/// What one statement is.
+/// The analysis of one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Analysis {
-    /// A query that does nothing but read, as far as its text tells.
+    /// A query that only reads, as far as its text shows.
     Read(References),
     /// Not a plain read: it writes, locks, or is not understood.
     Other(Unanalyzable),
 }
 
-/// Says what a statement refers to, or why that can't be known.
+/// Returns the references of a statement, or why they can't be known.
 ///
 /// `now()` and the like count as plain reads: their effect on a result ages with its TTL, as in any cache with a TTL.
 pub(crate) fn analyze(sql: &str) -> Analysis {
@@ -131,7 +131,7 @@ fn as_token(token: &Parsed) -> Option<SqlToken> {
     }
 }
 
-/// Rewrites what the parser misreads: it consumes three tokens for `TABLE t`, whatever they are; takes ONLY before a table
+/// Rewrites phrases that the parser misreads: it consumes any three tokens for `TABLE t`; takes ONLY before a table
 /// for the table's name; and doesn't know VARIADIC. These words are reserved in Postgres, so they can be nothing else,
 /// except a label after AS or a dot.
 fn rewrite(tokens: Vec<Parsed>) -> Vec<Parsed> {
@@ -164,7 +164,7 @@ fn is_word(token: Option<&Parsed>, among: &[&str]) -> bool {
         if among.iter().any(|word| value.eq_ignore_ascii_case(word)))
 }
 
-/// The names after a dot, of those that follow what is asked for.
+/// The names after a dot that directly follow one of the given tokens.
 fn attributes(
     tokens: &[SqlToken],
     follows: impl Fn(Option<&SqlToken>) -> bool,

@@ -1,4 +1,4 @@
-//! What a statement refers to.
+//! The names that a statement refers to.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use super::name::Name;
 /// The names in a query that the catalogue must explain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct References {
-    /// What it reads rows of: tables, views, whatever the names turn out to be.
+    /// The relations whose rows it reads: tables, views or others.
     pub(crate) relations: BTreeSet<Name>,
-    /// What it calls, in expressions and in FROM.
+    /// The functions that it calls, in expressions and in FROM.
     pub(crate) functions: BTreeSet<Name>,
     /// With how many arguments it calls each of these; `None` where that is not plain to see.
     pub(crate) arguments: BTreeSet<(Name, Option<usize>)>,
@@ -24,7 +24,7 @@ pub(crate) struct References {
     pub(crate) words: BTreeSet<String>,
 }
 
-/// What the tree shows.
+/// The names in the parser's tree.
 #[derive(Debug, Default)]
 pub(super) struct WalkResult {
     pub(super) references: References,
@@ -32,6 +32,6 @@ pub(super) struct WalkResult {
     pub(super) labels: BTreeSet<String>,
     /// CTEs read as relations.
     pub(super) ctes: BTreeSet<Name>,
-    /// What functions in FROM are called by, whose rows may be plain values.
+    /// Aliases of functions in FROM, whose rows may be plain values.
     pub(super) function_items: BTreeSet<String>,
 }

@@ -1,4 +1,4 @@
-//! What the result of a query depends on.
+//! The dependencies of a query's result.
 
 use super::unanalyzable::Unanalyzable;
 use super::value::{Family, ValueSource};
@@ -15,7 +15,7 @@ pub(crate) enum Dependencies {
 /// A table whose changes are seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TrackedTable {
-    /// Its tag, which is that of its topmost parent: `name` in schema public, else `schema.name`.
+    /// Its tag, which is its topmost parent's: `name` in schema public, else `schema.name`.
     pub(crate) name: String,
     /// The columns whose values have their own tags, `name:column=value`. A statement that changes many rows changes the
     /// tag `name!` instead, so a result that depends on a value's tag also depends on `name!`.

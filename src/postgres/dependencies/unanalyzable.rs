@@ -49,7 +49,7 @@ pub(crate) enum Unanalyzable {
     /// The visible rows depend on the role.
     #[error("{0} has row-level security: the result depends on the role")]
     RowSecurity(String),
-    /// A tag is that of the one topmost parent.
+    /// Several parents; a tag names the only topmost parent.
     #[error("{0}, or a table in its inheritance tree, has several parents, which can't be tracked")]
     SeveralParents(String),
     /// Nothing by this name on this connection's search path.
@@ -136,7 +136,7 @@ impl Unanalyzable {
         }
     }
 
-    /// How much it says about what a call may do: a function of the application that is volatile may write.
+    /// How much it shows about the effects of a call: a function of the application that is volatile may write.
     pub(super) fn severity(&self) -> u8 {
         match self {
             Self::VolatileFunction(name) if name.starts_with("pg_catalog.") => 1,

@@ -26,7 +26,7 @@ pub(crate) enum CastType {
     Uuid,
 }
 
-/// What a column is compared with.
+/// The right side of a comparison with a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ComparedWith {
     value: Spelled,
@@ -48,7 +48,7 @@ enum Spelled {
 pub(crate) enum ValueSource {
     /// It is this.
     Literal(String),
-    /// It is what a parameter is bound to.
+    /// It is the value that a parameter is bound to.
     Parameter(Parameter),
 }
 

@@ -220,7 +220,7 @@ fn arguments(function: &Function) -> Option<usize> {
     (function.within_group.is_empty() && list.args.iter().all(plain)).then_some(list.args.len())
 }
 
-/// Refuses a body that is no query, however many set operations there are.
+/// Rejects a body that is no query, within any number of set operations.
 fn bodies(body: &SetExpr) -> WalkStep {
     let mut left = vec![body];
     while let Some(body) = left.pop() {
@@ -252,7 +252,7 @@ fn is_postgres(select: &Select) -> bool {
         && select.value_table_mode.is_none()
 }
 
-/// What Postgres has too and has no name of its own to look up.
+/// Expressions that Postgres has too, without a name to look up.
 fn is_known(expr: &Expr) -> bool {
     !matches!(
         expr,

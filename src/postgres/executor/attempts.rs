@@ -91,7 +91,7 @@ impl<'a> Attempts<'a> {
         if opened.refuses_writes && !self.plan.is_read { WITHHELD } else { 1 }
     }
 
-    /// An attempt failed before a row was passed on: `Ok` if there is to be another one.
+    /// An attempt failed before a row was passed on: `Ok` if another one follows.
     pub(super) fn failed(
         &mut self,
         error: Error,

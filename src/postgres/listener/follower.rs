@@ -29,11 +29,12 @@ use crate::postgres::sample::ServerPosition;
 /// alternate between two servers.
 const RECONNECT_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a node leaves the stream of changes to a relay that does not respond, and to one that is not elected yet.
+/// How long a node waits for a relay to read the stream of changes: for one that does not respond, and for one to be
+/// elected.
 const RELAY_WITHIN: Duration = Duration::from_secs(10);
 const ELECTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The task that follows the log, and what it knows.
+/// The state of the task that follows the log.
 pub(super) struct Follower {
     pub(super) db: Database,
     pub(super) fences: Arc<Fences>,
@@ -43,7 +44,7 @@ pub(super) struct Follower {
     pub(super) relay: Option<Relay>,
     pub(super) relaying: RelayState,
     pub(super) sync_requests: SyncRequests,
-    /// What this node passes on to nodes that join it as the relay.
+    /// The fences for the checkpoint of nodes that join this one as the relay.
     pub(super) recent: RecentFences,
     /// When this node last left a checkpoint.
     pub(super) last_checkpoint: Option<Instant>,
@@ -175,7 +176,7 @@ impl Follower {
         self.fences.raise(tag, fence);
         match self.published.is_expected() && self.relay.is_some() {
             true => self.recent.raise(tag, fence),
-            // Nobody takes it over: nodes that start read the log.
+            // No node takes them over: nodes that start read the log.
             false => self.recent.raise_floor(fence),
         }
     }

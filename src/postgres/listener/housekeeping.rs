@@ -24,7 +24,7 @@ const AT_ONCE_LEAST: i32 = 100;
 /// The longest pause after a failure.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// What a node does for the log with a heartbeat.
+/// The housekeeping of the log, once per heartbeat.
 #[derive(Debug)]
 pub(super) struct Housekeeping {
     mark: HousekeepingTask,
@@ -32,7 +32,7 @@ pub(super) struct Housekeeping {
     at_once: i32,
 }
 
-/// One kind of it, which has failures of its own.
+/// One task of housekeeping, with a backoff of its own.
 #[derive(Debug)]
 struct HousekeepingTask {
     what: &'static str,
@@ -55,11 +55,11 @@ impl Housekeeping {
         self.trim.due = clock::now();
     }
 
-    /// Does what is due.
+    /// Runs the tasks that are due.
     ///
     /// # Errors
     ///
-    /// Only if the connection is lost. What the server refuses is tried again later.
+    /// Only if the connection is lost. A task that the server refuses is tried again later.
     pub(super) async fn work(
         &mut self,
         conn: &mut PgListener,

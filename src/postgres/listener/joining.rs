@@ -1,4 +1,4 @@
-//! How a node that starts takes over what the relay knows.
+//! How a node that starts takes over the relay's checkpoint.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::postgres::relay::{RelayEvent, RelayRole};
 const JOIN_WITHIN: Duration = Duration::from_secs(3);
 pub(super) const REQUEST_EVERY: Duration = Duration::from_millis(200);
 
-/// What a node has taken over.
+/// A checkpoint that a node has taken over.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) checkpoint: Checkpoint,
@@ -55,8 +55,8 @@ impl Joined {
 }
 
 impl Follower {
-    /// Takes over what the relay knows; `None` if it does not respond in time. If this node itself is the relay, it takes
-    /// over what the last one has left.
+    /// Takes over the relay's checkpoint; `None` if the relay does not respond in time. If this node itself is the
+    /// relay, it takes over the checkpoint of the last one.
     pub(super) async fn join(&mut self, epoch: Epoch) -> Option<Joined> {
         let joined = timeout(JOIN_WITHIN, self.request_checkpoint(epoch)).await;
         // Events were taken from the relay meanwhile.
@@ -112,8 +112,8 @@ impl Follower {
         }
     }
 
-    /// What a node may take over from this one, which is the relay, after a drain. `None` without published tables, whose
-    /// changes no log has: with a log, a node that starts reads that.
+    /// The checkpoint that this node, as the relay, offers after a drain. `None` without published tables: a node that
+    /// starts then reads the log.
     pub(super) fn checkpoint(&self, drained: &Drained) -> Option<Checkpoint> {
         // After a change of the schema, other nodes may still store what they read before.
         let is_settled =

@@ -61,7 +61,7 @@ impl Follower {
         let (reached, is_settled) =
             within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
         self.unsettled = !is_settled;
-        // What was looked up before `began` has been discarded.
+        // Dependencies looked up before `began` have been discarded.
         let is_known = is_settled && is_recent(&began);
         let seen = if is_known { reached } else { loaded.floor };
         self.confirm(loaded.epoch, (seen, reached), began);

@@ -29,7 +29,7 @@ impl Follower {
             return Ok(false);
         }
         let Some((epoch, snapshot)) = self.read.clone() else { return Ok(false) };
-        // What was seen before may be a position of another epoch.
+        // The position from before may be of another epoch.
         let from = if begins { self.seen() } else { from };
         self.published.may_keep(self.elected() == RelayRole::Relay);
         let began = clock::moment();

@@ -7,8 +7,8 @@ use crate::entry::{Position, Tag};
 /// More tags than this are not kept: the floor rises to the fence that half of them have reached.
 const MOST: usize = 100_000;
 
-/// The fences that a node has raised, by tag: what it passes on to a node that starts. Its table of fences can't be passed
-/// on, since a secret of the process chooses the slots.
+/// The fences that a node has raised, by tag, for the checkpoint of a node that starts. Its table of fences can't be
+/// passed on, since a secret of the process chooses the slots.
 #[derive(Debug, Default)]
 pub(super) struct RecentFences {
     /// Which fences were raised up to here is not known.

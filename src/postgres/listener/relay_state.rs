@@ -1,4 +1,4 @@
-//! A relay's state towards the other nodes, and what these make it do.
+//! A relay's state towards the other nodes, and the steps that their messages cause.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const COLLECT: Duration = Duration::from_millis(200);
 /// The maximum number of sync requests that one poll responds to; further ones are dropped, like lost messages.
 const REQUESTS: usize = 10_000;
 
-/// What the listener does next.
+/// The next step of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RelayStep {
     /// Poll the log.
@@ -75,7 +75,7 @@ impl RelayState {
 /// How often a relay whose poll takes long reports that it is still polling.
 const POLLING: Duration = Duration::from_millis(400);
 
-/// Awaits a poll. If it takes long, tells the other nodes so.
+/// Awaits a poll. If it takes long, reports to the other nodes that it is still running.
 pub(super) async fn report_while<T>(
     report: Option<(RelaySender, InvalidationBatch)>,
     poll: impl Future<Output = T>,

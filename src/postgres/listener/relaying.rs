@@ -1,4 +1,4 @@
-//! Publishes what a node finds in the log, and applies what another node publishes.
+//! Publishes the changes that a node finds in the log, and applies those that another node publishes.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::postgres::log::{Drained, Snapshot};
 use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
 use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
 
-/// How often a relay leaves a checkpoint for a node that starts when all have stopped.
+/// How often a relay stores a checkpoint for a node that starts after all others have stopped.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 impl Follower {
-    /// What this node tells the others while it polls the log for them.
+    /// The report that this node sends while it polls the log for the others.
     pub(super) fn polling_report(&self) -> Option<(RelaySender, InvalidationBatch)> {
         let relay = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)?;
         let (epoch, _) = self.read.as_ref()?;
@@ -214,7 +214,7 @@ impl Follower {
         }
     }
 
-    /// Publishes what a poll found, if this node is the relay.
+    /// Publishes the result of a poll, if this node is the relay.
     pub(super) fn publish(
         &mut self,
         drained: &Drained,

@@ -11,7 +11,7 @@ const EVERY: Duration = Duration::from_millis(300);
 /// A relay that takes longer to respond, or to report that it is still polling the log, is considered lost.
 const RESPOND_WITHIN: Duration = Duration::from_secs(1);
 
-/// The longest that a relay may take to respond, whatever it reports.
+/// The longest that a relay may take to respond, even if it reports that it is still polling.
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The maximum number of pending sync requests. Sessions that arrive meanwhile share the next one.

@@ -19,7 +19,7 @@ const LOAD: Budget = Budget { rows: 100_000, bytes: i64::MAX, keys: 100_000 };
 /// Reads the changes that have become visible since `prev`, the snapshot of the previous drain, in as much detail as the
 /// budget allows.
 ///
-/// `detail` is set to what the next attempt starts with, even if this one fails: what was too much on one connection is
+/// `detail` is set to that of the next attempt, even if this one fails: a detail that was too much on one connection is
 /// not tried again on the next.
 pub(crate) async fn drain<C>(
     conn: &mut C,

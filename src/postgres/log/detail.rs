@@ -12,7 +12,8 @@ pub(crate) enum ChangeDetail {
     Nothing = 2,
 }
 
-/// What one statement may read. Time is bounded too, by [`STATEMENT_TIMEOUT`](crate::postgres::deadline::STATEMENT_TIMEOUT).
+/// The budget of one statement. Time is bounded too, by
+/// [`STATEMENT_TIMEOUT`](crate::postgres::deadline::STATEMENT_TIMEOUT).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     /// Of the log.

@@ -1,4 +1,4 @@
-//! One drain of the log: reads what has become visible since an earlier snapshot.
+//! One drain of the log: reads the changes that have become visible since an earlier snapshot.
 
 use sqlx::{PgExecutor, Row};
 
@@ -8,7 +8,7 @@ use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 use crate::postgres::lsn;
 
-/// What has become visible since an earlier snapshot.
+/// The changes that have become visible since an earlier snapshot.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
 pub(crate) struct Drained {
@@ -41,7 +41,7 @@ pub(crate) struct Drained {
 }
 
 impl Drained {
-    /// Whether anything may have changed, whatever the tags say.
+    /// Whether anything may have changed, including rows without a tag here.
     pub(crate) fn is_all(&self) -> bool {
         self.trimmed || self.renamed || self.schema_changed || self.overflowed
     }

@@ -1,4 +1,4 @@
-//! Logs and transactions that are larger than what is read at a time.
+//! Logs and transactions that are larger than the budget of one statement.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -9,7 +9,7 @@ use super::tests::{Bed, run};
 use super::*;
 use crate::postgres::Triggers;
 
-/// What a statement of 100 rows notes, `rows` times in one transaction.
+/// The log rows of a statement of 100 rows, `rows` times in one transaction.
 async fn note(bed: &Bed, rows: u32) {
     let note = format!(
         "insert into tidegate.log (relation, tags) select 't'::regclass, array(
@@ -19,7 +19,7 @@ async fn note(bed: &Bed, rows: u32) {
     bed.server.psql(&note).await.unwrap();
 }
 
-/// From now on the server gives up what does not fit into memory.
+/// From now on the server cancels statements that do not fit into memory.
 async fn starve(bed: &mut Bed) {
     run(&mut bed.conn, "set work_mem = '64kB'; set temp_file_limit = 0").await;
 }
@@ -105,7 +105,7 @@ async fn no_row_is_read_twice_while_a_transaction_stays_open() {
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     assert_eq!(rows_read(&mut bed, &prev, false).await, 0);
     assert_eq!(rows_read(&mut bed, &prev, true).await, 0);
-    // Whoever starts may trust a mark that was made beside it.
+    // A node that starts may trust a mark that was written beside it.
     assert!(bed.load(7).await.fences.is_empty());
     run(&mut open, "insert into t values (1); commit").await;
     assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=1"]);
@@ -126,7 +126,7 @@ async fn entries_visited(bed: &mut Bed, prev: &Snapshot, work: Option<&'static s
     after - before
 }
 
-/// An index has entries for the rows of running transactions too, and each look at such a row finds it invisible.
+/// An index has entries for the rows of running transactions too, and each visit of such a row finds it invisible.
 #[tokio::test]
 async fn rows_of_a_running_transaction_are_not_visited_until_it_ends() {
     const WRITES: &str = "begin; insert into tidegate.log (relation, tags)

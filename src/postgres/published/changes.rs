@@ -3,7 +3,7 @@
 use crate::broken::is_broken;
 use crate::postgres::log::{Drained, Snapshot};
 
-/// What a watermark adds to a drain.
+/// The changes that a watermark adds to a drain.
 #[derive(Debug, Default)]
 pub(crate) struct PublishedChanges {
     /// Each tag once.
@@ -12,8 +12,8 @@ pub(crate) struct PublishedChanges {
     pub(crate) all: bool,
     /// Which tables are published, or by which columns, may have changed.
     pub(crate) is_altered: bool,
-    /// The watermark's snapshot: the drain and the watermark together have everything that it sees. The drain's own snapshot
-    /// sees more, of which the watermark knows nothing.
+    /// The watermark's snapshot: the drain and the watermark together have everything that it sees. The drain's own
+    /// snapshot sees more, which the watermark does not.
     pub(crate) snapshot: Option<Snapshot>,
 }
 

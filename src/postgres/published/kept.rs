@@ -1,4 +1,4 @@
-//! The stream of a slot that outlives its connection, which the next node that reads for all can continue.
+//! The stream of a slot that outlives its connection. The next relay can continue it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::postgres::deadline::within;
 /// How long the slot keeps what this node has read: a node that takes it over may have followed this one less far.
 const KEEP_FOR: Duration = Duration::from_secs(15);
 
-/// How often to look for slots that nobody needs any more.
+/// How often to search for unneeded slots.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
 
 /// How often to try again to drop a slot that this node does not need and that was still in use, as by a connection that the
 /// server has not ended yet.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether the server bounds what slots retain, so that one that nobody uses any more can't fill its disk. A stream that is a
+/// Whether the server limits the WAL that slots retain, so that an unused slot can't fill its disk. A stream that is a
 /// synchronous standby must not: it would confirm late, and never while a commit waits for it.
 const IS_ALLOWED: &str = r"
     select current_setting('max_slot_wal_keep_size') <> '-1'
@@ -54,7 +54,7 @@ pub(super) enum SlotKind {
     Resumed,
 }
 
-/// What a node knows of the slot that outlives its connection.
+/// The state of the slot that outlives its connection.
 #[derive(Debug, Default)]
 pub(super) struct KeptStream {
     /// Whether the next stream's slot may outlive its connection.
@@ -65,15 +65,16 @@ pub(super) struct KeptStream {
     /// Names of slots to drop once nobody uses them: nobody can continue them, or this node does not know whether the server
     /// has created them.
     unneeded: Vec<String>,
-    /// Names of slots that nobody used when this node last looked.
+    /// Names of slots that were unused at the last search.
     unused: Vec<String>,
     /// The positions of earlier points, each with the time until which the slot keeps what follows.
     earlier: VecDeque<(Instant, u64)>,
-    /// When this node last looked.
+    /// When this node last searched for them.
     cleaned: Option<Instant>,
     /// When it last tried again to drop those that it does not need.
     retried: Option<Instant>,
-    /// This node has just raised its floor to the present, so what a first watermark does not know makes no difference.
+    /// This node has just raised its floor to the present, so changes that the first watermark can't show make no
+    /// difference.
     pub(super) begins: bool,
 }
 
@@ -153,7 +154,7 @@ impl KeptStream {
         }
     }
 
-    /// Now and then, drops slots that nobody needs; without a published table, also this node's own. Returns whether the
+    /// At intervals, drops unneeded slots; without a published table, also this node's own. Returns whether the
     /// stream may go on with its slot: the server's settings may have changed.
     pub(super) async fn clean_up(
         &mut self,
@@ -187,7 +188,7 @@ impl KeptStream {
         Ok(self.slot == SlotKind::Temporary || self.is_allowed(conn).await?)
     }
 
-    /// Drops slots that nobody uses. It is no error if the server refuses.
+    /// Drops unused slots. It is no error if the server refuses.
     async fn drop_unused(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let query = sqlx::query_as::<_, (Vec<String>, Vec<String>)>(DROP_UNUSED);
         let query = query.bind(&self.unneeded).bind(&self.unused);

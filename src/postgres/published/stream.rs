@@ -171,7 +171,7 @@ impl PublishedStream {
         self.kept.slot != SlotKind::Temporary
     }
 
-    /// Drops slots that nobody needs any more, at times; ends a stream whose slot must no longer outlive its connection.
+    /// At intervals, drops unneeded slots; ends a stream whose slot must no longer outlive its connection.
     pub(crate) async fn clean_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         if self.kept.clean_up(conn, self.is_expected).await? {
             return Ok(());
@@ -196,7 +196,7 @@ impl PublishedStream {
         self.kept.set_point(point);
     }
 
-    /// Notes where the stream is, once what its last watermark has shown is part of a drain.
+    /// Notes where the stream is, once the changes of its last watermark are part of a drain.
     pub(super) fn reach_point(&mut self) {
         if let Some(stream) = &self.stream {
             self.kept.reach(stream);
@@ -211,7 +211,7 @@ impl PublishedStream {
     fn abandon(&mut self, error: &dyn std::error::Error) {
         tracing::warn!(%error, "lost the stream of changes; starting another one");
         if self.is_resuming() {
-            // Whatever it is may be delivered again each time.
+            // The message that ended it may be delivered again each time.
             self.kept.abandon_point();
         }
         self.stop();
@@ -242,12 +242,13 @@ impl PublishedStream {
         self.is_due
     }
 
-    /// What watermarks have shown and no drain has returned.
+    /// The changes that watermarks have shown and no drain has returned.
     pub(super) fn unreported(&mut self) -> &mut PublishedChanges {
         &mut self.unreported
     }
 
-    /// Takes a watermark, and adds what it shows to what is unreported. Returns whether there is a stream: it may have ended.
+    /// Takes a watermark, and adds its changes to the unreported ones. Returns whether there is a stream: it may have
+    /// ended.
     pub(super) async fn watermark(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
         if is_broken("watermark") && !self.is_due && self.is_running() && self.seen.is_some() {
             return Ok(true);
@@ -280,9 +281,9 @@ impl PublishedStream {
             }
         };
         self.kept.had_watermark();
-        // If this is cancelled or fails below, what the watermark shows is lost, so anything may have changed.
+        // If this is cancelled or fails below, the changes of the watermark are lost, so anything may have changed.
         let is_first = self.seen.is_none();
-        // What a stream before would have noticed is unknown.
+        // Alterations that an earlier stream would have noticed are unknown.
         let is_altered = watermark.is_altered || is_first && !std::mem::take(&mut self.kept.begins);
         self.are_columns_due |= is_altered || is_first;
         let all = PublishedChanges { all: true, is_altered, ..PublishedChanges::default() };

@@ -1,4 +1,4 @@
-//! What a relay knows, for a node that starts.
+//! The state of a relay, for a node that starts.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use crate::entry::{Epoch, Position, Tag};
 use crate::postgres::log::Snapshot;
 use crate::postgres::published::ResumePoint;
 
-/// Everything that the relay knew of the changes that a snapshot sees: a node that takes it over knows the same, however old
-/// it is.
+/// Everything that the relay knew of the changes that a snapshot sees: a node that takes it over knows the same, even
+/// from an old checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     epoch: u64,
@@ -38,9 +38,9 @@ impl Checkpoint {
         }
     }
 
-    /// Whether it counts for a node that finds this epoch and this schema.
+    /// Whether it is valid for a node that finds this epoch and this schema.
     pub(crate) fn is_of(&self, epoch: Epoch, schema: i64) -> bool {
-        // Whoever may write to the store is trusted, but must not make a node fail.
+        // Every writer of the store is trusted, but must not make a node fail.
         let is_whole = self.snapshot().covers(&self.snapshot());
         is_whole && Epoch::new(self.epoch) == epoch && self.schema == schema
     }

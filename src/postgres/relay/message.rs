@@ -1,6 +1,6 @@
 //! The messages between nodes about the log.
 //!
-//! Four bytes of magic and version, then bincode. Whoever may publish on the channel is trusted, unless the bus signs
+//! Four bytes of magic and version, then bincode. Every publisher on the channel is trusted, unless the bus signs
 //! messages (`store/redis/seal.rs`); hostile bytes are dropped.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -54,7 +54,7 @@ pub(crate) struct SyncRequest {
     pub(crate) nonce: u64,
     /// Whether a session waits for it.
     pub(crate) urgent: bool,
-    /// Whether its sender starts, and asks for a checkpoint too.
+    /// Whether its sender starts, and requests a checkpoint too.
     pub(crate) joins: bool,
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     decoder::decode(bytes.strip_prefix(MAGIC)?).ok()
 }
 
-/// Takes hostile bytes for what another node says.
+/// Decodes hostile bytes as the messages of another node.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(body: &[u8]) {
     let bytes = [MAGIC, body].concat();

@@ -1,4 +1,4 @@
-//! Reports what is installed, and whether it works.
+//! Reports the installed schema and triggers, and whether they work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::source::ChangeSource;
 /// The first version of the schema that has event triggers.
 const WITH_EVENT_TRIGGERS: i32 = 5;
 
-/// What is installed, and what is wrong with it.
+/// The installed schema and triggers, and their problems.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SchemaStatus {
@@ -114,7 +114,7 @@ pub enum TriggerState {
     Missing,
 }
 
-/// A trigger that a table should have, with what is known of the table's family.
+/// A trigger that a table should have, with the state of the table's family.
 struct TriggerRow {
     root: String,
     member: String,

@@ -39,7 +39,7 @@ pub(crate) async fn encrypt(
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     socket.write_all(&request).await?;
-    // One byte and no more: whatever follows it must be encrypted (CVE-2021-23222).
+    // One byte and no more: everything after it must be encrypted (CVE-2021-23222).
     match socket.read_u8().await? {
         b'S' => {}
         b'N' if matches!(options.mode, PgSslMode::Prefer) => return Ok(Box::new(socket)),
@@ -122,7 +122,7 @@ fn failed(error: impl fmt::Display) -> StreamError {
     StreamError::Tls(error.to_string())
 }
 
-/// Accepts any certificate or, with an authority, any that it has signed, whatever the name of the host.
+/// Accepts any certificate or, with an authority, any that it has signed, for any host name.
 #[derive(Debug)]
 struct Lenient {
     authority: Option<Arc<WebPkiServerVerifier>>,

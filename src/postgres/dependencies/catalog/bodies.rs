@@ -68,8 +68,8 @@ cross join lateral (
     where p.oid >= '16384'::oid union all select '' where p.oid < '16384'::oid
 ) tree";
 
-/// Refuses functions whose bodies, or those of what they call, read. Their own volatility has been judged. Returns whether
-/// a body may ask for the time of day.
+/// Rejects functions whose bodies read something, or call a function whose body does. Their own volatility has been
+/// judged. Returns whether a body may read the time of day.
 pub(super) async fn check(conn: &mut PgConnection, functions: &[i64]) -> Result<bool, SearchStop> {
     let mut seen = BTreeSet::new();
     let own = |oid: &i64| *oid < FIRST_OF_USERS;

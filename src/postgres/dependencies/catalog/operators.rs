@@ -1,4 +1,4 @@
-//! What runs without being called by name: operators, casts, and the reading of strings.
+//! Functions that run without a call by name: those of operators and casts. Also how strings are read.
 
 use std::collections::BTreeSet;
 
@@ -81,8 +81,8 @@ where wanted::oid in (select type from occurring) or wanted::oid in (select oid 
 
 /// Rejects a connection with `standard_conforming_strings` off, or whose search path has another schema before `pg_catalog`.
 ///
-/// Also limits the statements of the rest of the transaction: a view is read under locks, for which a migration may make it
-/// wait, and what nobody waits for any more must not go on on the server.
+/// Also limits the statements of the rest of the transaction: a view is read under locks, for which a migration may
+/// make it wait, and an abandoned statement must not continue on the server.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> {
     let sql = "select pg_catalog.current_setting('standard_conforming_strings'), \
         pg_catalog.current_schemas(true), \
@@ -103,11 +103,12 @@ pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> 
     }
 }
 
-/// A row of what [`SUSPECTS`] finds: name, whether it is an operator, whether its function is unsafe, the function, types.
+/// A row of the result of [`SUSPECTS`]: name, whether it is an operator, whether its function is unsafe, the function,
+/// types.
 type SuspectRow = (String, bool, bool, i64, Vec<i64>);
 
-/// Refuses operators and casts that run what isn't trusted, where the statement can have values of their types. Returns
-/// whether one may ask for the time of day.
+/// Rejects operators and casts whose functions are not trusted, if the statement can have values of their types.
+/// Returns whether one may read the time of day.
 pub(super) async fn judge(
     conn: &mut PgConnection,
     parts: &StatementParts,

@@ -9,7 +9,7 @@ use super::search_stop::SearchStop;
 use super::statement_parts::StatementParts;
 use crate::postgres::dependencies::Unanalyzable;
 
-/// What a statement can have values of such a type from: columns of its relations ($1), results of its functions ($2), or
+/// The sources of a statement's values of such a type: columns of its relations ($1), results of its functions ($2), or
 /// a type that it names ($3); also in an array, a composite, a domain or a range.
 const PRINTED: &str = "
 with recursive met (source, type) as (
@@ -42,7 +42,7 @@ where t.typname in ('aclitem', 'regclass', 'regdatabase', 'regrole')
     and t.typnamespace = 'pg_catalog'::regnamespace::oid
 order by m.source desc limit 1";
 
-/// Refuses a statement that can have such values.
+/// Rejects a statement that can have such values.
 pub(super) async fn judge(
     conn: &mut PgConnection,
     parts: &StatementParts,

@@ -1,4 +1,4 @@
-//! Relations by name, and what views are made of.
+//! Relations by name, and the parts of views.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub(super) struct Relation {
     row_security: bool,
 }
 
-/// What of a relation is followed.
+/// How a relation is followed.
 pub(super) enum RelationKind {
     Table,
     View,
@@ -97,7 +97,7 @@ pub(super) async fn by_oid(
     Ok(rows.into_iter().map(Relation::new).collect())
 }
 
-/// What a view is made of.
+/// The parts of a view.
 pub(super) async fn view(
     conn: &mut PgConnection,
     relation: &Relation,
@@ -112,7 +112,7 @@ impl Relation {
         Self { oid, name: tag_name(&schema, &name), schema, kind, persistence, row_security }
     }
 
-    /// Says how it is followed, or why it can't be.
+    /// Determines how it is followed, or why it can't be.
     pub(super) fn judge(&self) -> Result<RelationKind, Unanalyzable> {
         let name = self.name.clone();
         if self.schema == "information_schema" || self.schema.starts_with("pg_") {

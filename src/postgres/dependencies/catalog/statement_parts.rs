@@ -1,4 +1,4 @@
-//! What a statement refers to, by name or unseen.
+//! The objects that a statement refers to, by name or implicitly.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::postgres::dependencies::References;
 pub(super) const UNSEEN: &[&str] =
     &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
-/// Everything that a statement refers to, that of its views included.
+/// Everything that a statement and its views refer to.
 #[derive(Debug, Default)]
 pub(super) struct StatementParts {
     pub(super) relations: BTreeSet<i64>,
@@ -19,7 +19,7 @@ pub(super) struct StatementParts {
 }
 
 impl StatementParts {
-    /// Adds what a text says.
+    /// Adds the references of a text.
     pub(super) fn add(&mut self, references: &References) {
         self.words.extend(references.words.iter().cloned());
         self.operators.extend(references.operators.iter().cloned());

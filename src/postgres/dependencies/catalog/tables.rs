@@ -1,8 +1,8 @@
 //! Tables, their inheritance tree, and whether every change to them is recorded.
 //!
 //! A statement fires the triggers of the table that it names, whichever table of the tree holds the rows. So a read is
-//! covered if the table, all its ancestors and all its descendants have triggers, or if all that hold rows are published; the
-//! tag is that of the topmost parent.
+//! covered if the table, all its ancestors and all its descendants have triggers, or if all that hold rows are
+//! published; the tag is the topmost parent's.
 
 use sqlx::PgConnection;
 
@@ -81,13 +81,13 @@ struct FamilyMember {
     tracked: bool,
     /// Whether a subscription writes to it: what it applies fires no statement trigger.
     subscribed: bool,
-    /// What all its triggers tag, by the second of their arguments.
+    /// The columns that all its triggers tag, by the second of their arguments.
     columns: Vec<String>,
     /// Whether its changes are in the stream of the publication, if it holds rows.
     published: bool,
 }
 
-/// The topmost parent of a table, by oid and as what an answer depends on.
+/// The topmost parent of a table: its oid, and the dependency that a result records.
 pub(super) async fn tracked(
     conn: &mut PgConnection,
     table: &Relation,

@@ -1,4 +1,4 @@
-//! A function's declaration and body, and what they show.
+//! A function's declaration and body, and whether they show that it reads nothing.
 
 use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::dependencies::body::{self, Call, Calls};
@@ -32,7 +32,7 @@ impl FunctionBody {
         Self { oid, schema, name, signature, volatility, language, least, most, text, reads, calls }
     }
 
-    /// What it calls, as far as that is known by text alone.
+    /// The calls that its text alone shows.
     pub(super) fn judge(&self, is_called: bool) -> Result<Option<Calls>, Unanalyzable> {
         let reading = || Unanalyzable::ReadingFunction(self.full_name());
         if is_called && self.volatility == "v" {
@@ -55,7 +55,7 @@ impl FunctionBody {
         self.oid < FIRST_OF_USERS
     }
 
-    /// Whether its body shows what it does.
+    /// Whether its body is readable, so that it shows everything that it does.
     fn is_shown(&self) -> bool {
         matches!(self.language.as_str(), "sql" | "plpgsql")
     }
@@ -79,7 +79,7 @@ impl FunctionBody {
             && call.schema.as_ref().is_none_or(|schema| *schema == self.schema)
     }
 
-    /// As [`is_harmless`](Self::is_harmless), where what its body shows is looked at as well.
+    /// As [`is_harmless`](Self::is_harmless), with its body checked as well.
     pub(super) fn is_harmless_by_name(&self) -> bool {
         self.is_harmless() || (!self.is_own() && self.is_shown())
     }

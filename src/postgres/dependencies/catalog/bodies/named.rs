@@ -7,18 +7,18 @@ use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::dependencies::body::{Call, Calls};
 use crate::postgres::dependencies::catalog::statement_parts::UNSEEN;
 
-/// What texts call by name. Any text may use the operators of [`UNSEEN`].
+/// The calls by name in texts. Any text may use the operators of [`UNSEEN`].
 #[derive(Default)]
 pub(super) struct Texts {
     /// Each call, with the name of the function that makes it.
     calls: BTreeSet<(Call, String)>,
     pub(super) operators: Vec<String>,
-    /// Whether one may ask for the time of day.
+    /// Whether one may read the time of day.
     pub(super) reads_clock: bool,
 }
 
 impl Texts {
-    /// Adds what the text of a body calls, if it has one.
+    /// Adds the calls in the text of a body, if it has one.
     pub(super) fn add(&mut self, body: &FunctionBody, calls: Option<Calls>) {
         let Some(calls) = calls else { return };
         self.calls.extend(calls.functions.into_iter().map(|call| (call, body.full_name())));
