@@ -43,6 +43,18 @@ pub(crate) enum Conn {
     Within(Transaction<'static, Postgres>),
 }
 
+/// A transaction on the primary.
+pub(super) struct ReadOnPrimary {
+    pub(super) transaction: Transaction<'static, Postgres>,
+    pub(super) proof: ReadProof,
+}
+
+/// A transaction, and the server on which it was begun.
+struct IdentifiedTransaction {
+    transaction: Transaction<'static, Postgres>,
+    identity: ServerIdentity,
+}
+
 /// Why a candidate can't serve the read.
 pub(crate) enum SkipReason {
     /// It has not replayed far enough, or is of another epoch.
@@ -187,7 +199,8 @@ async fn open_one_primary_of_several(
     plan: &RoutePlan,
     basis: Option<LogPosition>,
 ) -> Result<OpenedConnection, SkipReason> {
-    let (transaction, proof) = begin_on_primary(server, READ_ONLY, plan, basis).await?;
+    let ReadOnPrimary { transaction, proof } =
+        begin_on_primary(server, READ_ONLY, plan, basis).await?;
     Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
@@ -196,14 +209,14 @@ async fn open_one_primary_of_several(
 pub(super) async fn open_read_transaction(
     server: &Server,
     plan: &RoutePlan,
-) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
+) -> Result<ReadOnPrimary, sqlx::Error> {
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
-    let (transaction, proof) = begin_on_primary(server, SNAPSHOT, plan, basis).await?;
+    let mut begun = begin_on_primary(server, SNAPSHOT, plan, basis).await?;
     if plan.record.is_none() {
         let why = "the read transaction was begun outside the scope of the response";
-        return Ok((transaction, ReadProof::Nothing(Uncacheable::new("unnoted-reads", why))));
+        begun.proof = ReadProof::Nothing(Uncacheable::new("unnoted-reads", why));
     }
-    Ok((transaction, proof))
+    Ok(begun)
 }
 
 async fn begin_on_primary(
@@ -211,23 +224,24 @@ async fn begin_on_primary(
     sql: &'static str,
     plan: &RoutePlan,
     basis: Option<LogPosition>,
-) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
+) -> Result<ReadOnPrimary, sqlx::Error> {
     let generation = server.sample().generation;
-    let (mut transaction, mut identity) = begin_identified(server, sql).await?;
+    let mut begun = begin_identified(server, sql).await?;
     let epoch = plan.elsewhere.or(plan.written.map(|written| written.epoch));
     if let Some(epoch) = epoch
-        && is_outdated(server, epoch, epoch_of(&identity)).await?
+        && is_outdated(server, epoch, epoch_of(&begun.identity)).await?
     {
-        drop(transaction);
+        drop(begun);
         server.renew_since(generation);
-        (transaction, identity) = begin_identified(server, sql).await?;
+        begun = begin_identified(server, sql).await?;
     }
+    let IdentifiedTransaction { transaction, identity } = begun;
     if identity.standby {
         let why = "the primary's address leads to a standby";
         return Err(sqlx::Error::Configuration(why.into()));
     }
     let proof = proof_of_primary(basis, ServerPosition::from_identity(&identity));
-    Ok((transaction, proof))
+    Ok(ReadOnPrimary { transaction, proof })
 }
 
 /// Begins a transaction, within the pool's wait for a connection and the time limit for a response.
@@ -293,14 +307,16 @@ async fn open_one_of_several(
     anyway: bool,
 ) -> Result<OpenedConnection, SkipReason> {
     let before = server.sample();
-    let (mut transaction, mut identity) = begin_identified(server, READ_ONLY).await?;
-    let is_known = before.replayed_by(&identity) >= plan.replayed_schema;
-    if !is_known && ServerPosition::from_identity(&identity).is_some_and(|at| is_fit(at, plan)) {
+    let mut begun = begin_identified(server, READ_ONLY).await?;
+    let is_known = before.replayed_by(&begun.identity) >= plan.replayed_schema;
+    let at = ServerPosition::from_identity(&begun.identity);
+    if !is_known && at.is_some_and(|at| is_fit(at, plan)) {
         // As in `open_replica`: this connection may be from before the change.
-        server.note_replayed_by(&identity, plan.replayed_schema);
-        drop(transaction);
-        (transaction, identity) = begin_identified(server, READ_ONLY).await?;
+        server.note_replayed_by(&begun.identity, plan.replayed_schema);
+        drop(begun);
+        begun = begin_identified(server, READ_ONLY).await?;
     }
+    let IdentifiedTransaction { transaction, identity } = begun;
     let at = ServerPosition::from_identity(&identity);
     finish(Conn::Within(transaction), server, at, plan, anyway)
 }
@@ -308,10 +324,10 @@ async fn open_one_of_several(
 async fn begin_identified(
     server: &Server,
     sql: &'static str,
-) -> Result<(Transaction<'static, Postgres>, ServerIdentity), sqlx::Error> {
+) -> Result<IdentifiedTransaction, sqlx::Error> {
     let mut transaction = begin(server, sql).await?;
     let identity = within(identity(&mut *transaction)).await?;
-    Ok((transaction, identity))
+    Ok(IdentifiedTransaction { transaction, identity })
 }
 
 fn finish(

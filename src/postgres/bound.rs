@@ -32,11 +32,19 @@ fn written(arguments: &PgArguments) -> Option<Vec<u8>> {
     Some(buffer.into_inner())
 }
 
+/// The type of an argument.
+#[derive(Clone, Copy, Debug)]
+struct ArgumentType {
+    /// The type of the value, or of an array's elements.
+    value: CastType,
+    is_array: bool,
+}
+
 /// The arguments of a statement.
 #[derive(Debug)]
 pub(super) struct BoundArguments {
-    /// For each argument its type, and whether it is an array; `None` for types that can't be used in tags.
-    kinds: Vec<Option<(CastType, bool)>>,
+    /// The type of each argument; `None` for types that can't be used in tags.
+    kinds: Vec<Option<ArgumentType>>,
     buffer: Vec<u8>,
 }
 
@@ -67,7 +75,8 @@ impl BoundArguments {
     /// The type of a parameter's value, or of its elements, and how Postgres writes it, or them. NULL is no value.
     fn texts(&self, number: u16, is_array: bool) -> Option<(CastType, Vec<String>)> {
         let at = usize::from(number).checked_sub(1)?;
-        let (kind, _) = (*self.kinds.get(at)?).filter(|(_, array)| *array == is_array)?;
+        let argument = (*self.kinds.get(at)?).filter(|argument| argument.is_array == is_array)?;
+        let kind = argument.value;
         let mut left = ByteReader(&self.buffer);
         for _ in 0..at {
             left.value().ok()?;
@@ -170,7 +179,7 @@ impl Encode<'_, Postgres> for ArgumentProbe<'_> {
 }
 
 /// The types of arguments, by how they show: `PgArguments { types: [PgTypeInfo(Int4), ..], ..`.
-fn kinds(arguments: &PgArguments) -> Option<Vec<Option<(CastType, bool)>>> {
+fn kinds(arguments: &PgArguments) -> Option<Vec<Option<ArgumentType>>> {
     /// Takes no more than the types, since the values after them may be long.
     struct Shown(String);
     impl Write for Shown {
@@ -186,10 +195,10 @@ fn kinds(arguments: &PgArguments) -> Option<Vec<Option<(CastType, bool)>>> {
     Some(types.split(", ").filter(|name| !name.is_empty()).map(kind).collect())
 }
 
-fn kind(shown: &str) -> Option<(CastType, bool)> {
+fn kind(shown: &str) -> Option<ArgumentType> {
     let name = shown.strip_prefix("PgTypeInfo(")?.strip_suffix(')')?;
     let (name, is_array) = name.strip_suffix("Array").map_or((name, false), |name| (name, true));
-    let kind = match name {
+    let value = match name {
         "Int2" => CastType::Int2,
         "Int4" => CastType::Int4,
         "Int8" => CastType::Int8,
@@ -198,7 +207,7 @@ fn kind(shown: &str) -> Option<(CastType, bool)> {
         "Uuid" => CastType::Uuid,
         _ => return None,
     };
-    Some((kind, is_array))
+    Some(ArgumentType { value, is_array })
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ const HARMLESS: &str = "
 /// Whether a statement may call a function that writes, and no server would refuse the write: in a request that may write,
 /// or without replicas. An unknown statement counts as such until a background task has looked it up.
 pub(super) fn may_write_unseen(
-    (db, sql): (&Database, &str),
+    db: &Database,
+    sql: &str,
     own: &Requirement,
     found: Option<&Dependencies>,
 ) -> bool {

@@ -11,7 +11,7 @@ use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::listener::{check_notifications, connect};
 use super::log::{self, ChangeDetail, DrainMode, Snapshot};
-use super::published::{PublishedStream, StreamStart};
+use super::published::{DrainRequest, PublishedDrain, PublishedStream, StreamStart};
 use crate::entry::{Epoch, Position};
 
 /// The maximum delay until a change without a notification is read.
@@ -104,11 +104,11 @@ impl Changes {
 
     async fn poll(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = self.fingerprint.read(&mut self.conn).await?;
-        let (manner, detail) = (DrainMode::default(), &mut self.detail);
-        let (conn, published) = (&mut self.conn, &mut self.published);
-        let from_here = (&self.snapshot, None);
-        let drained = published.drain(&self.db, conn, from_here, manner, detail).await?;
-        let (mut drained, published) = drained;
+        let (conn, detail) = (&mut self.conn, &mut self.detail);
+        let mode = DrainMode::default();
+        let request = DrainRequest { prev: &self.snapshot, epoch: None, mode };
+        let drained = self.published.drain(&self.db, conn, request, detail).await?;
+        let PublishedDrain { log: mut drained, published } = drained;
         published.add_to(&mut drained);
         let schema_changed = drained.schema_changed || schema != self.schema;
         let all = drained.is_all() || schema_changed;

@@ -14,7 +14,7 @@ use super::database::Database;
 use super::route_plan::{Candidate, RoutePlan};
 use super::statement::{RepeatableStatement, Row, Rows, first_of_all};
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
-use attempts::Attempts;
+use attempts::{Attempt, Attempts};
 
 mod attempts;
 
@@ -66,7 +66,7 @@ impl Reader {
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&self.db, plan, &own);
             loop {
-                let (candidate, mut opened) = attempts.next().await?;
+                let Attempt { candidate, mut opened } = attempts.next().await?;
                 let withheld = attempts.withheld(&opened);
                 let mut rows = statement.send(opened.conn.get(), opened.plans);
                 let (first, error) = first_rows(&mut rows, withheld).await;

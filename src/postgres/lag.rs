@@ -121,11 +121,11 @@ impl Lag {
         }
         // However often the position is reported, about a hundred samples are enough.
         let least = self.most / 100;
-        if samples.back().is_none_or(|known| at.seen >= known.seen + least) {
+        if samples.back().is_none_or(|known| at.seen_at >= known.seen_at + least) {
             samples.push_back(at);
         }
         // The newest of those that are old enough is the one that counts.
-        while samples.get(1).is_some_and(|next| next.seen.elapsed() >= self.most) {
+        while samples.get(1).is_some_and(|next| next.seen_at.elapsed() >= self.most) {
             samples.pop_front();
         }
     }
@@ -135,7 +135,7 @@ impl Lag {
     pub(crate) fn needs(&self) -> Option<LogPosition> {
         let now = clock::now();
         let samples = lock(&self.samples);
-        let old = |at: &&ServerPosition| now.saturating_duration_since(at.seen) >= self.most;
+        let old = |at: &&ServerPosition| now.saturating_duration_since(at.seen_at) >= self.most;
         let needed = samples.iter().take_while(old).last().map(ServerPosition::reached);
         needed.or_else(|| samples.back().map(|at| LogPosition::new(at.epoch, Position::ZERO)))
     }
@@ -151,7 +151,7 @@ impl Lag {
         let newest = samples.back().filter(|at| at.epoch == replica.epoch)?;
         let bytes = newest.position.get().saturating_sub(replica.position.get());
         let ahead = samples.iter().find(|at| at.position > replica.position);
-        let time = ahead.map_or(Duration::ZERO, |at| at.seen.elapsed());
+        let time = ahead.map_or(Duration::ZERO, |at| at.seen_at.elapsed());
         Some(ReplicaLag { bytes, time })
     }
 }
@@ -169,7 +169,7 @@ mod tests {
 
     fn at(epoch: u64, position: u64) -> ServerPosition {
         let (epoch, position) = (Epoch::new(epoch), Position::new(position));
-        ServerPosition { epoch, position, standby: false, seen: clock::now() }
+        ServerPosition { epoch, position, standby: false, seen_at: clock::now() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,6 +69,13 @@ impl Snapshot {
     }
 }
 
+/// Up to where a node has read the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogSnapshot {
+    pub(crate) epoch: Epoch,
+    pub(crate) snapshot: Snapshot,
+}
+
 /// Prepares a connection for drains; the settings override all defaults of the role or the database:
 ///
 /// - Sequential and bitmap scans are off: without statistics, the planner would read the whole log. This raises the

@@ -180,7 +180,7 @@ mod tests {
         lag.mark_down();
         let (epoch, position) = (Epoch::new(1), Position::new(1));
         tidegate_testing::eventually("it was refused", async || {
-            lag.report(ServerPosition { epoch, position, standby: false, seen: clock::now() });
+            lag.report(ServerPosition { epoch, position, standby: false, seen_at: clock::now() });
             lag.is_reported() && !lag.is_down()
         })
         .await

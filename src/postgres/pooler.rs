@@ -39,14 +39,14 @@ pub(crate) async fn sessions(
     is_declared: bool,
 ) -> Result<(SessionMode, PgConnection), sqlx::Error> {
     let mut found = if is_declared { SessionMode::Shared } else { SessionMode::Own };
-    let (first, behind, is_steady) = open(connector).await?;
-    if !is_steady {
+    let first = open(connector).await?;
+    if !first.is_steady {
         found = SessionMode::Shared;
     }
-    let (mut conns, mut seen) = (vec![first], vec![behind]);
+    let (mut conns, mut seen) = (vec![first.conn], vec![first.backend]);
     // At least two: a statement prepared on one is looked for on the other.
     while conns.len() < 2 || (found == SessionMode::Own && conns.len() < CONNECTIONS) {
-        let (conn, behind, is_steady) = match conns.len() == 1 && !is_declared {
+        let probe = match conns.len() == 1 && !is_declared {
             true => open(connector).await?,
             false => match within_limit(SPARE_WITHIN, open(connector)).await {
                 Ok(opened) => opened,
@@ -69,11 +69,11 @@ pub(crate) async fn sessions(
                 }
             },
         };
-        if seen.contains(&behind) || !is_steady {
+        if seen.contains(&probe.backend) || !probe.is_steady {
             found = SessionMode::Shared;
         }
-        conns.push(conn);
-        seen.push(behind);
+        conns.push(probe.conn);
+        seen.push(probe.backend);
     }
     // The first may have been served by another's session meanwhile.
     for (conn, known) in conns.iter_mut().zip(&seen) {
@@ -92,12 +92,19 @@ pub(crate) async fn sessions(
     Ok((found, kept))
 }
 
-/// Opens a connection; returns also what is behind it, and whether the next statement finds the same.
-async fn open(connector: &Connector) -> Result<(PgConnection, Backend, bool), sqlx::Error> {
+/// A connection whose backend was queried twice.
+struct ProbedConnection {
+    conn: PgConnection,
+    backend: Backend,
+    /// Whether both statements ran on it.
+    is_steady: bool,
+}
+
+async fn open(connector: &Connector) -> Result<ProbedConnection, sqlx::Error> {
     let mut conn = connector.open().await?;
-    let behind = backend(&mut conn).await?;
-    let is_steady = backend(&mut conn).await? == behind;
-    Ok((conn, behind, is_steady))
+    let first = backend(&mut conn).await?;
+    let is_steady = backend(&mut conn).await? == first;
+    Ok(ProbedConnection { conn, backend: first, is_steady })
 }
 
 /// Whether any of these connections could run a statement that another one has prepared.
@@ -111,15 +118,20 @@ async fn mix(conns: &mut [PgConnection]) -> Result<bool, sqlx::Error> {
     Ok(false)
 }
 
-/// A server's process, and when that server was started.
-type Backend = (i32, i64);
+/// A process of a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Backend {
+    process: i32,
+    /// When the server was started, in microseconds since 1970.
+    started: i64,
+}
 
-/// What is behind a connection.
+/// The process that runs a statement of a connection.
 async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
     let sql = "select pg_catalog.pg_backend_pid() as pid,
         (extract(epoch from pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint as started";
     let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
-    Ok((row.try_get("pid")?, row.try_get("started")?))
+    Ok(Backend { process: row.try_get("pid")?, started: row.try_get("started")? })
 }
 
 /// Whether `other` could run a statement that `one` has prepared, under the name that it has for `one`.

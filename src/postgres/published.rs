@@ -37,38 +37,54 @@ pub(crate) enum StreamStart {
     WithADrain,
 }
 
+/// Where a drain begins, and its options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DrainRequest<'a> {
+    /// The snapshot of the previous drain.
+    pub(crate) prev: &'a Snapshot,
+    /// The epoch of that snapshot. If the log is of another one, only the log is read.
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) mode: DrainMode,
+}
+
+/// A drain of the log, and the changes of published tables that complete it.
+#[derive(Debug)]
+pub(crate) struct PublishedDrain {
+    pub(crate) log: Drained,
+    pub(crate) published: PublishedChanges,
+}
+
 impl PublishedStream {
-    /// Reads the log as [`log::drain`] does, and a watermark before it if any table is published. If the log is of another
-    /// epoch than the given one, nothing else is read.
+    /// Reads the log as [`log::drain`] does, and a watermark before it if any table is published.
     pub(crate) async fn drain(
         &mut self,
         db: &Database,
         conn: &mut PgListener,
-        (prev, epoch): (&Snapshot, Option<Epoch>),
-        manner: DrainMode,
+        request: DrainRequest<'_>,
         detail: &mut ChangeDetail,
-    ) -> Result<(Drained, PublishedChanges), sqlx::Error> {
+    ) -> Result<PublishedDrain, sqlx::Error> {
+        let DrainRequest { prev, epoch, mode } = request;
         let mut has_started = false;
         loop {
             let is_running = self.watermark(conn).await?;
-            let announce = manner.announce || self.unreported().has_changes();
-            let drained = log::drain(conn, prev, DrainMode { announce, ..manner }, detail).await?;
-            if epoch.is_some_and(|epoch| epoch != drained.epoch) {
-                return Ok((drained, PublishedChanges::default()));
+            let announce = mode.announce || self.unreported().has_changes();
+            let log = log::drain(conn, prev, DrainMode { announce, ..mode }, detail).await?;
+            if epoch.is_some_and(|epoch| epoch != log.epoch) {
+                return Ok(PublishedDrain { log, published: PublishedChanges::default() });
             }
-            if is_running || !drained.published {
+            if is_running || !log.published {
                 // From here to the caller's use of it, nothing is awaited, so it can't be lost.
                 let mut changes = std::mem::take(self.unreported());
                 self.reach_point();
-                if !drained.published && (is_running || self.is_expected()) {
+                if !log.published && (is_running || self.is_expected()) {
                     // What changed the publication may be younger than the watermark.
                     (changes.all, changes.is_altered) = (true, true);
                     self.stop();
                 }
-                self.expect(drained.published);
-                return Ok((drained, changes));
+                self.expect(log.published);
+                return Ok(PublishedDrain { log, published: changes });
             }
-            if drained.notify_suppressed {
+            if log.notify_suppressed {
                 within(log::resume_notify(&mut *conn)).await?;
             }
             if has_started {
@@ -91,7 +107,8 @@ impl PublishedStream {
     /// it can.
     pub(crate) async fn take_over(
         &mut self,
-        (db, conn): (&Database, &mut PgListener),
+        db: &Database,
+        conn: &mut PgListener,
         point: Option<ResumePoint>,
         read: &Snapshot,
     ) -> Result<bool, sqlx::Error> {

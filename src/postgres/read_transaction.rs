@@ -65,7 +65,8 @@ impl Database {
         let stray = self.is_stray_source().then(Stray::read).flatten();
         let plan = RoutePlan::for_read_transaction(self);
         let primary = self.current_primary(plan.must_know_primary()).await;
-        let (inner, proof) = Box::pin(open_read_transaction(primary, &plan)).await?;
+        let begun = Box::pin(open_read_transaction(primary, &plan)).await?;
+        let (inner, proof) = (begun.transaction, begun.proof);
         let (server, schema) = (primary.name.clone(), plan.schema);
         Ok(ReadTransaction { db: self.clone(), inner, proof, server, schema, _stray: stray })
     }

@@ -73,6 +73,12 @@ pub(crate) enum Candidate {
     LastResort(Arc<Server>),
 }
 
+/// A replica that is up, and its last known position.
+struct ReplicaAt<S> {
+    server: S,
+    at: ServerPosition,
+}
+
 impl Candidate {
     pub(crate) fn server<'a>(&'a self, db: &'a Database) -> &'a Server {
         match self {
@@ -97,7 +103,7 @@ impl RoutePlan {
             simulate(db, statement, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            let unnoted = Self::unnoted((db, sql), own, writer).at_most_late(db);
+            let unnoted = Self::unnoted(db, sql, own, writer).at_most_late(db);
             return Self { _stray: stray, ..unnoted };
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
@@ -111,7 +117,7 @@ impl RoutePlan {
                 if let Some(observer) = record.observer() {
                     report_tables(&found.dependencies, observer);
                 }
-                plan.take((db, &record), &found, statement, writer);
+                plan.take(db, &record, &found, statement, writer);
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
                 }
@@ -124,7 +130,7 @@ impl RoutePlan {
                     record.note_write();
                     (plan.may_write, plan.primary_only) = (true, true);
                 } else {
-                    plan.may_write_unseen = may_write_unseen((db, sql), &plan.own, None);
+                    plan.may_write_unseen = may_write_unseen(db, sql, &plan.own, None);
                 }
             }
         }
@@ -202,7 +208,7 @@ impl RoutePlan {
     }
 
     /// Plans a read whose response is not cached. If a replica refuses the statement, it is sent to the primary.
-    fn unnoted((db, sql): (&Database, &str), own: Arc<Requirement>, writer: bool) -> Self {
+    fn unnoted(db: &Database, sql: &str, own: Arc<Requirement>, writer: bool) -> Self {
         let may_write = writer || may_write(sql);
         if let (Some(record), true) = (Record::current(), may_write) {
             record.note_write();
@@ -214,14 +220,15 @@ impl RoutePlan {
             // Once it is known to be a read, it needs no transaction on a replica, and its session needs no reset.
             learn_later(db, sql);
         }
-        let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
+        let may_write_unseen = !may_write && may_write_unseen(db, sql, &own, found.as_deref());
         Self { may_write, may_write_unseen, may_call, is_read, ..Self::new(own, may_write) }
             .must_see(db)
     }
 
     fn take(
         &mut self,
-        (db, record): (&Database, &Record),
+        db: &Database,
+        record: &Record,
         found: &FoundDependencies,
         statement: &RepeatableStatement,
         writer: bool,
@@ -285,7 +292,7 @@ impl RoutePlan {
         let up: Vec<_> = db
             .servers()
             .into_iter()
-            .filter_map(|server| server.at().map(|at| (server, at)))
+            .filter_map(|server| server.at().map(|at| ReplicaAt { server, at }))
             .collect();
         let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
         let rest = self.last_resorts(up).into_iter().map(Candidate::LastResort);
@@ -299,12 +306,12 @@ impl RoutePlan {
 
     /// All replicas that are up, best first. Those in another epoch come last, since they may show data that never existed
     /// in the present one.
-    fn last_resorts<T>(&self, mut up: Vec<(T, ServerPosition)>) -> Vec<T> {
+    fn last_resorts<S>(&self, mut up: Vec<ReplicaAt<S>>) -> Vec<S> {
         let is_of_epoch = |at: &ServerPosition| {
             is_far_enough(at.reached(), LogPosition::new(self.epoch, Position::ZERO))
         };
-        up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
-        up.into_iter().map(|(server, _)| server).collect()
+        up.sort_by_key(|up| Reverse((is_of_epoch(&up.at), up.at.position)));
+        up.into_iter().map(|up| up.server).collect()
     }
 
     /// Why the primary serves what a replica could, if there are replicas.
@@ -320,19 +327,19 @@ impl RoutePlan {
 
     /// The replicas in the right epoch that have replayed far enough, in rotation; then the closest other one, since it may
     /// have caught up since its position was queried.
-    fn fit(&self, up: &[(Arc<Server>, ServerPosition)]) -> Vec<Arc<Server>> {
+    fn fit(&self, up: &[ReplicaAt<Arc<Server>>]) -> Vec<Arc<Server>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);
         let fits = |at: &ServerPosition, needs| {
             is_far_enough(at.reached(), LogPosition::new(self.epoch, needs))
         };
-        let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
-        let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));
+        let right = up.iter().filter(|up| fits(&up.at, Position::ZERO));
+        let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|up| fits(&up.at, self.needs));
         if !ready.is_empty() {
             let turn = TURN.fetch_add(1, Ordering::Relaxed) % ready.len();
             ready.rotate_left(turn);
         }
-        let nearest = behind.into_iter().max_by_key(|(_, at)| at.position);
-        ready.into_iter().chain(nearest).map(|(server, _)| server.clone()).collect()
+        let nearest = behind.into_iter().max_by_key(|up| up.at.position);
+        ready.into_iter().chain(nearest).map(|up| up.server.clone()).collect()
     }
 }
 
@@ -404,13 +411,12 @@ mod tests {
 
     #[test]
     fn a_replica_of_an_ended_history_is_tried_last_of_all() {
-        let at = |epoch, position| ServerPosition {
-            epoch: Epoch::new(epoch),
-            position: Position::new(position),
-            standby: true,
-            seen: clock::now(),
+        let replica = |server, epoch, position| {
+            let (epoch, position) = (Epoch::new(epoch), Position::new(position));
+            let at = ServerPosition { epoch, position, standby: true, seen_at: clock::now() };
+            ReplicaAt { server, at }
         };
-        let up = || vec![("over", at(1, 9)), ("behind", at(2, 5)), ("nearest", at(2, 7))];
+        let up = || vec![replica("over", 1, 9), replica("behind", 2, 5), replica("nearest", 2, 7)];
         let plan = RoutePlan { epoch: Epoch::new(2), ..RoutePlan::new(Arc::default(), false) };
         assert_eq!(plan.last_resorts(up()), ["nearest", "behind", "over"]);
         let plan = RoutePlan { epoch: Epoch::UNKNOWN, ..plan };

@@ -56,7 +56,7 @@ pub(crate) struct ServerPosition {
     pub(crate) epoch: Epoch,
     pub(crate) position: Position,
     pub(crate) standby: bool,
-    pub(crate) seen: Instant,
+    pub(crate) seen_at: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,7 +279,7 @@ impl ServerPosition {
                 false => proven_by_primary(position),
             },
             standby: identity.standby,
-            seen: clock::now(),
+            seen_at: clock::now(),
         })
     }
 }

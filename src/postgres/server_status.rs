@@ -8,7 +8,7 @@ use super::server::Server;
 use crate::entry::LogPosition;
 
 /// A primary whose last known position is older counts as down.
-const HEARD: Duration = Duration::from_secs(5);
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The state of the primary or a replica.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct ServerStatus {
 
 impl ServerStatus {
     pub(crate) fn for_primary(server: &Server, lag: &Lag) -> Self {
-        let newest = lag.newest().filter(|at| at.seen.elapsed() < HEARD);
+        let newest = lag.newest().filter(|at| at.seen_at.elapsed() < REPORTED_WITHIN);
         let reached = newest.map(|at| at.reached());
         Self { reached, ..Self::new(server) }
     }

@@ -26,7 +26,7 @@ use super::sql_error::sql_state;
 use error::within;
 use schema::make_schema;
 use source::default_source;
-use table::{TableFamily, families};
+use table::{DeclaredFamily, TableFamily, families};
 
 /// Keeps two concurrent installers from interfering with each other. The lock is on a table, so that a role without a right
 /// to it can't take it. Before the first install the table does not exist: then one of two installers fails, and retries.
@@ -139,10 +139,10 @@ impl Triggers {
         // Nodes read the tables of the schema, so their locks are not held while an application's table is waited for.
         InstallStep::Schema.run(conn).await?;
         InstallStep::Guard.run(conn).await?;
-        for (table, declared) in &families {
+        for DeclaredFamily { table, columns } in &families {
             let step = match self.source {
-                ChangeSource::Triggers => InstallStep::Track(table, declared, self.row_limit),
-                ChangeSource::LogicalReplication => InstallStep::Publish(table, declared),
+                ChangeSource::Triggers => InstallStep::Track(table, columns, self.row_limit),
+                ChangeSource::LogicalReplication => InstallStep::Publish(table, columns),
             };
             step.run(conn).await?;
         }
@@ -150,15 +150,12 @@ impl Triggers {
     }
 
     /// Checks whether all tables can be tracked.
-    async fn check(
-        &self,
-        conn: &mut PgConnection,
-    ) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
+    async fn check(&self, conn: &mut PgConnection) -> Result<Vec<DeclaredFamily>, SchemaError> {
         let mut transaction = begin(conn).await?;
         let checked = async {
             let families = families(&mut transaction, &self.tables, self.source).await?;
-            for (table, declared) in &families {
-                table.tagged(&mut transaction, declared).await?;
+            for DeclaredFamily { table, columns } in &families {
+                table.tagged(&mut transaction, columns).await?;
             }
             Ok(families)
         };
@@ -307,14 +304,14 @@ impl InstallStep<'_> {
                 lock(conn).await?;
                 execute(conn, "select tidegate.guard()").await
             }
-            Self::Track(table, declared, row_limit) => {
+            Self::Track(table, columns, row_limit) => {
                 lock(conn).await?;
-                let columns = table.tagged(conn, declared).await?;
+                let columns = table.tagged(conn, columns).await?;
                 table.track(conn, &columns, row_limit).await
             }
-            Self::Publish(table, declared) => {
+            Self::Publish(table, columns) => {
                 lock(conn).await?;
-                let columns = table.tagged(conn, declared).await?;
+                let columns = table.tagged(conn, columns).await?;
                 table.publish(conn, &columns).await
             }
             Self::Untrack(name) => {

@@ -97,7 +97,7 @@ impl CatalogSearch<'_> {
         texts: &mut Vec<References>,
     ) -> Result<(), SearchStop> {
         // A function that writes must not be hidden by another reason.
-        let reasons = functions.iter().filter_map(|one| one.judge(&references.arguments).err());
+        let reasons = functions.iter().filter_map(|one| one.judge(&references.calls).err());
         if let Some(worst) = reasons.max_by_key(Unanalyzable::severity) {
             return Err(worst.into());
         }

@@ -14,7 +14,7 @@ use sqlparser::tokenizer::{Token as Parsed, Tokenizer, Word};
 use super::check::check;
 use super::lex::{SqlToken, lex};
 use super::name::{Name, fold};
-use super::references::References;
+use super::references::{FunctionCall, References};
 use super::unanalyzable::Unanalyzable;
 use super::walk::walk;
 
@@ -56,7 +56,8 @@ fn references(sql: &str) -> Result<References, Unanalyzable> {
         _ => true,
     });
     let calls = references.attributes_of_values.iter();
-    references.arguments.extend(calls.map(|name| (Name::bare(name), Some(1))));
+    let call = |name: &String| FunctionCall { name: Name::bare(name), arguments: Some(1) };
+    references.calls.extend(calls.map(call));
     references.operators = operators(&tokens);
     references.words = words(&tokens);
     Ok(references)

@@ -11,8 +11,8 @@ pub(crate) struct References {
     pub(crate) relations: BTreeSet<Name>,
     /// The functions that it calls, in expressions and in FROM.
     pub(crate) functions: BTreeSet<Name>,
-    /// With how many arguments it calls each of these; `None` where that is not plain to see.
-    pub(crate) arguments: BTreeSet<(Name, Option<usize>)>,
+    /// Each form of call: by these names, and by names after a dot that may follow a value of any type.
+    pub(crate) calls: BTreeSet<FunctionCall>,
     /// Every name after a dot: `row.name` calls a function of a row if the row has no such column.
     pub(crate) attributes: BTreeSet<String>,
     /// Those that may follow a value of any type, as in `(value).name` and `item.name`, where the item is a function in
@@ -22,6 +22,14 @@ pub(crate) struct References {
     pub(crate) operators: BTreeSet<String>,
     /// Every name, of types too.
     pub(crate) words: BTreeSet<String>,
+}
+
+/// A call of a function by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FunctionCall {
+    pub(crate) name: Name,
+    /// The number of arguments; `None` if it is not plain to see.
+    pub(crate) arguments: Option<usize>,
 }
 
 /// The names in the parser's tree.

@@ -12,7 +12,7 @@ use sqlparser::ast::{
 };
 
 use super::name::{Name, fold};
-use super::references::WalkResult;
+use super::references::{FunctionCall, WalkResult};
 use super::scope::QueryScopes;
 use super::unanalyzable::Unanalyzable;
 
@@ -197,13 +197,16 @@ impl Walker {
     fn call(&mut self, name: &ObjectName, arguments: Option<usize>) -> WalkStep {
         let name = named(name)?;
         expect(!name.is_long(), "a name of three parts")?;
-        self.found.references.arguments.insert((name.clone(), arguments));
+        self.found.references.calls.insert(FunctionCall { name: name.clone(), arguments });
         self.found.references.functions.insert(name);
         WalkStep::Continue(())
     }
 
     fn keyword_call(&mut self, name: &str) -> WalkStep {
-        self.found.references.arguments.insert((Name::bare(name), None));
+        self.found
+            .references
+            .calls
+            .insert(FunctionCall { name: Name::bare(name), arguments: None });
         self.found.references.functions.insert(Name::bare(name));
         WalkStep::Continue(())
     }

@@ -21,6 +21,12 @@ const PREPARED_AGAIN: u32 = 3;
 /// write.
 const WITHHELD: usize = 100;
 
+/// One attempt: an open connection to a server.
+pub(super) struct Attempt {
+    pub(super) candidate: Candidate,
+    pub(super) opened: OpenedConnection,
+}
+
 /// The attempts to run one statement.
 pub(super) struct Attempts<'a> {
     pub(super) plan: RoutePlan,
@@ -61,13 +67,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
-    pub(super) async fn next(&mut self) -> Result<(Candidate, OpenedConnection), Error> {
+    pub(super) async fn next(&mut self) -> Result<Attempt, Error> {
         let mut failure = None;
         while let Some(candidate) = self.remaining.pop() {
             match open(self.db, &candidate, &self.plan).await {
                 Ok(opened) => {
                     self.begin();
-                    return Ok((candidate, opened));
+                    return Ok(Attempt { candidate, opened });
                 }
                 Err(SkipReason::Behind) => {}
                 Err(SkipReason::Failed(error)) => {

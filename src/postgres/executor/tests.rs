@@ -340,7 +340,8 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_ends()
             let plan = RoutePlan::for_statement(&db, &statement, false).await;
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&db, plan, &own);
-            let (candidate, opened) = attempts.next().await.unwrap_or_else(|_| panic!("it is up"));
+            let Attempt { candidate, opened } =
+                attempts.next().await.unwrap_or_else(|_| panic!("it is up"));
             let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
             attempts.failed(lost, candidate, &opened).expect("another attempt");
             attempts.next().await.map_or_else(|_| panic!("it is up"), drop);

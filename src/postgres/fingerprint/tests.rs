@@ -360,15 +360,15 @@ async fn a_recorded_schema_change_raises_the_floor_of_a_starting_node() {
     bed.psql("create table later ()").await;
     let changed = log::load(&mut conn, 7).await.unwrap();
     assert!(changed.floor == changed.seen && changed.seen > before, "no mark has seen it");
-    let manner = log::DrainMode::default();
+    let mode = log::DrainMode::default();
     assert!(
-        log::drain(&mut conn, &loaded.snapshot, manner, &mut log::ChangeDetail::default())
+        log::drain(&mut conn, &loaded.snapshot, mode, &mut log::ChangeDetail::default())
             .await
             .unwrap()
             .schema_changed
     );
     assert!(
-        !log::drain(&mut conn, &changed.snapshot, manner, &mut log::ChangeDetail::default())
+        !log::drain(&mut conn, &changed.snapshot, mode, &mut log::ChangeDetail::default())
             .await
             .unwrap()
             .schema_changed

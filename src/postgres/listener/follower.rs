@@ -20,7 +20,7 @@ use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::Fingerprint;
 use crate::postgres::identity::Timeline;
 use crate::postgres::link::{PollCounter, PollRequests};
-use crate::postgres::log::{self, ChangeDetail, Snapshot};
+use crate::postgres::log::{self, ChangeDetail, LogSnapshot};
 use crate::postgres::published::{PublishedStream, StreamStart};
 use crate::postgres::relay::{Relay, RelayRole};
 use crate::postgres::sample::ServerPosition;
@@ -48,8 +48,8 @@ pub(super) struct Follower {
     pub(super) recent: RecentFences,
     /// When this node last left a checkpoint.
     pub(super) last_checkpoint: Option<Instant>,
-    /// The epoch, and the snapshot up to which the log was read.
-    pub(super) read: Option<(Epoch, Snapshot)>,
+    /// Up to where the log was read.
+    pub(super) read: Option<LogSnapshot>,
     /// The changes of tables that are read from the write-ahead log.
     pub(super) published: PublishedStream,
     /// When a stream of these is started.
@@ -67,8 +67,7 @@ pub(super) struct Follower {
     /// The time by which every node has noticed the last schema change that only the fingerprint shows.
     pub(super) settled_at: Option<Instant>,
     pub(super) wakeups: Wakeups,
-    /// The running writers found by the last poll, and the pause until the next poll because of them.
-    pub(super) busy: (Vec<u64>, Duration),
+    pub(super) running: RunningWriters,
     /// From this time on, a notification triggers a poll at once.
     pub(super) rested: Instant,
     /// NOTIFY is suppressed until the next poll.
@@ -81,6 +80,15 @@ pub(super) struct Follower {
     reconnected_at: Option<Instant>,
     pub(super) housekeeping: Housekeeping,
     pub(super) beat: Instant,
+}
+
+/// The running writers that the last poll found.
+#[derive(Debug)]
+pub(super) struct RunningWriters {
+    /// The numbers of their transactions.
+    pub(super) ids: Vec<u64>,
+    /// The pause until the next poll because of them.
+    pub(super) pause: Duration,
 }
 
 impl Follower {
@@ -107,7 +115,7 @@ impl Follower {
             unsettled: false,
             settled_at: None,
             wakeups: Wakeups::new(),
-            busy: (Vec::new(), HEARTBEAT),
+            running: RunningWriters { ids: Vec::new(), pause: HEARTBEAT },
             rested: clock::now(),
             notify_suppressed: false,
             process: 0,
@@ -220,14 +228,9 @@ impl Follower {
 
     /// Confirms that this node knows all changes that were visible when a poll began, and all schema changes up to position
     /// `seen`. `reached` is the primary's position at the end of the poll.
-    pub(super) fn confirm(
-        &self,
-        epoch: Epoch,
-        (seen, reached): (Position, Position),
-        began: Moment,
-    ) {
+    pub(super) fn confirm(&self, epoch: Epoch, seen: Position, reached: Position, began: Moment) {
         self.fences.confirm(seen, began);
-        let at = ServerPosition { epoch, position: reached, standby: false, seen: began.at };
+        let at = ServerPosition { epoch, position: reached, standby: false, seen_at: began.at };
         self.db.inner.lag.report(at);
     }
 }

@@ -119,9 +119,8 @@ impl Follower {
         let is_settled =
             self.settled_at.is_none() && !self.unsettled && self.fingerprint.is_current();
         let schema = self.schema.filter(|_| is_settled && self.published.is_running())?;
-        let read = (drained.epoch, &drained.snapshot);
         let (floor, fences) = (self.recent.floor(), self.recent.fences());
-        let mut checkpoint = Checkpoint::new(read, schema, floor, fences);
+        let mut checkpoint = Checkpoint::new(&drained.log_snapshot(), schema, floor, fences);
         checkpoint.point = self.published.point().cloned();
         Some(checkpoint)
     }

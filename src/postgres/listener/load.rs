@@ -11,7 +11,7 @@ use crate::clock::{self, Moment};
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
-use crate::postgres::log::{self, LoadedLog};
+use crate::postgres::log::{self, LoadedLog, LogSnapshot};
 use crate::postgres::peers;
 use crate::postgres::published::StreamStart;
 use crate::postgres::relay::RelayRole;
@@ -64,7 +64,7 @@ impl Follower {
         // Dependencies looked up before `began` have been discarded.
         let is_known = is_settled && is_recent(&began);
         let seen = if is_known { reached } else { loaded.floor };
-        self.confirm(loaded.epoch, (seen, reached), began);
+        self.confirm(loaded.epoch, seen, reached, began);
         Ok(true)
     }
 
@@ -82,7 +82,7 @@ impl Follower {
         };
         if let Some(Joined { checkpoint, response: None }) = &joined {
             let (point, read) = (checkpoint.point.clone(), checkpoint.snapshot());
-            if !self.published.take_over((&self.db, conn), point, &read).await? {
+            if !self.published.take_over(&self.db, conn, point, &read).await? {
                 joined = None;
             }
         }
@@ -110,10 +110,10 @@ impl Follower {
         self.fences.begin(log.epoch, log.floor, fences.iter().copied());
         self.recent = RecentFences::begin(log.floor, fences);
         if let Some(began) = known_from {
-            self.confirm(log.epoch, (log.floor, log.seen), *began);
+            self.confirm(log.epoch, log.floor, log.seen, *began);
         }
         self.wakeups.promise(log.wakeups);
-        self.read = Some((log.epoch, log.snapshot.clone()));
+        self.read = Some(LogSnapshot { epoch: log.epoch, snapshot: log.snapshot.clone() });
         self.turns.send_modify(|turns| turns.epoch = log.epoch);
         let floor = log.floor;
         tracing::info!(epoch = %log.epoch, %floor, fences = fences.len(), "following the change log");

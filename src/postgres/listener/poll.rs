@@ -2,13 +2,14 @@
 
 use sqlx::postgres::PgListener;
 
-use super::follower::Follower;
+use super::follower::{Follower, RunningWriters};
 use super::pace::{BUSY, HEARTBEAT};
 use super::relay_state::TakenRequests;
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
-use crate::postgres::log::{DrainMode, Drained};
+use crate::postgres::log::{DrainMode, Drained, LogSnapshot};
+use crate::postgres::published::{DrainRequest, PublishedDrain};
 use crate::postgres::relay::RelayRole;
 use crate::postgres::relay::message::Positions;
 
@@ -28,16 +29,15 @@ impl Follower {
         if begins && self.load(conn).await? {
             return Ok(false);
         }
-        let Some((epoch, snapshot)) = self.read.clone() else { return Ok(false) };
+        let Some(LogSnapshot { epoch, snapshot }) = self.read.clone() else { return Ok(false) };
         // The position from before may be of another epoch.
         let from = if begins { self.seen() } else { from };
         self.published.may_keep(self.elected() == RelayRole::Relay);
         let began = clock::moment();
-        let manner = DrainMode { announce: self.schema_changed, suppress_notify_from: Some(MANY) };
-        let (db, detail) = (&self.db, &mut self.detail);
-        let from_here = (&snapshot, Some(epoch));
-        let drained = self.published.drain(db, conn, from_here, manner, detail).await?;
-        let (mut drained, published) = drained;
+        let mode = DrainMode { announce: self.schema_changed, suppress_notify_from: Some(MANY) };
+        let request = DrainRequest { prev: &snapshot, epoch: Some(epoch), mode };
+        let drained = self.published.drain(&self.db, conn, request, &mut self.detail).await?;
+        let PublishedDrain { log: mut drained, published } = drained;
         self.notify_suppressed |= drained.notify_suppressed;
         self.turns.send_modify(|turns| turns.polls += 1);
         if drained.epoch != epoch {
@@ -65,10 +65,10 @@ impl Follower {
         let is_known = !drained.unsettled && self.fingerprint.is_current();
         let seen = if is_known { drained.seen } else { self.seen() };
         self.unsettled = drained.unsettled;
-        self.confirm(epoch, (seen, drained.seen), began);
+        self.confirm(epoch, seen, drained.seen, began);
         self.fences.follow(from);
         let at = Positions { fence: drained.fence, seen, from };
-        self.publish(&drained, &snapshot, (all, at), requests);
+        self.publish(&drained, &snapshot, all, at, requests);
         self.take(drained);
         Ok(has_changes)
     }
@@ -87,11 +87,10 @@ impl Follower {
 
     fn take(&mut self, drained: Drained) {
         self.wakeups.promise(drained.wakeups);
-        self.busy = match drained.in_progress.iter().all(|writer| self.busy.0.contains(writer)) {
-            true => (drained.in_progress, (self.busy.1 * 2).min(HEARTBEAT)),
-            false => (drained.in_progress, BUSY),
-        };
-        self.read = Some((drained.epoch, drained.snapshot));
+        let are_known = drained.in_progress.iter().all(|writer| self.running.ids.contains(writer));
+        let pause = if are_known { (self.running.pause * 2).min(HEARTBEAT) } else { BUSY };
+        self.running = RunningWriters { ids: drained.in_progress, pause };
+        self.read = Some(LogSnapshot { epoch: drained.epoch, snapshot: drained.snapshot });
     }
 
     /// Finds schema changes that no event trigger has recorded. Each one invalidates all entries.

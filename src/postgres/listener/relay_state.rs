@@ -72,21 +72,33 @@ impl RelayState {
     }
 }
 
+/// Reports to the other nodes that a poll is still running.
+pub(super) struct PollingReport {
+    pub(super) sender: RelaySender,
+    pub(super) batch: InvalidationBatch,
+}
+
+impl PollingReport {
+    fn send(&self) {
+        self.sender.publish(self.batch.clone());
+    }
+}
+
 /// How often a relay whose poll takes long reports that it is still polling.
 const POLLING: Duration = Duration::from_millis(400);
 
 /// Awaits a poll. If it takes long, reports to the other nodes that it is still running.
 pub(super) async fn report_while<T>(
-    report: Option<(RelaySender, InvalidationBatch)>,
+    report: Option<PollingReport>,
     poll: impl Future<Output = T>,
 ) -> T {
-    let Some((relay, still_polling)) = report else { return poll.await };
+    let Some(report) = report else { return poll.await };
     let mut poll = pin!(poll);
     loop {
         if let Ok(polled) = timeout(POLLING, &mut poll).await {
             return polled;
         }
-        relay.publish(still_polling.clone());
+        report.send();
     }
 }
 

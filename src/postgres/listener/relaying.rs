@@ -6,26 +6,27 @@ use tokio::time::sleep_until;
 
 use super::follower::Follower;
 use super::joining::REQUEST_EVERY;
-use super::relay_state::{RelayState, RelayStep, TakenRequests, next_of};
+use super::relay_state::{PollingReport, RelayState, RelayStep, TakenRequests, next_of};
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant};
 use crate::entry::Tag;
 use crate::postgres::backoff::Backoff;
 use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
-use crate::postgres::log::{Drained, Snapshot};
+use crate::postgres::log::{Drained, LogSnapshot, Snapshot};
 use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
-use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
+use crate::postgres::relay::{Relay, RelayEvent, RelayRole};
 
 /// How often a relay stores a checkpoint for a node that starts after all others have stopped.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 impl Follower {
     /// The report that this node sends while it polls the log for the others.
-    pub(super) fn polling_report(&self) -> Option<(RelaySender, InvalidationBatch)> {
+    pub(super) fn polling_report(&self) -> Option<PollingReport> {
         let relay = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)?;
-        let (epoch, _) = self.read.as_ref()?;
+        let epoch = self.read.as_ref()?.epoch;
         let published = self.relaying.published.as_ref()?;
-        Some((relay.sender(), InvalidationBatch::still_polling(*epoch, published)))
+        let batch = InvalidationBatch::still_polling(epoch, published);
+        Some(PollingReport { sender: relay.sender(), batch })
     }
 
     /// Takes all sync requests received so far, which one poll responds to.
@@ -161,15 +162,15 @@ impl Follower {
     /// Applies another node's invalidation batch. Returns whether it responds to one of this node's sync requests; `None` if an
     /// earlier batch was missed.
     fn apply_batch(&mut self, batch: &InvalidationBatch) -> Option<bool> {
-        let (epoch, read) = self.read.as_ref()?;
-        let known = (read.covers(&batch.before()), read.covers(&batch.after()));
+        let LogSnapshot { epoch, snapshot } = self.read.as_ref()?;
+        let known = (snapshot.covers(&batch.before()), snapshot.covers(&batch.after()));
         match relayed((*epoch, batch.epoch()), known) {
             Relayed::Gap => return None,
             // It may still report a schema change, which can be noticed without a transaction having ended since.
             Relayed::Known => self.learn(batch),
             Relayed::New => {
                 self.learn(batch);
-                self.read = Some((batch.epoch(), batch.after()));
+                self.read = Some(LogSnapshot { epoch: batch.epoch(), snapshot: batch.after() });
                 self.published.set_point(batch.point.clone());
             }
         }
@@ -191,7 +192,7 @@ impl Follower {
                 self.send_sync_request(true);
             }
         }
-        self.confirm(batch.epoch(), (at.seen, at.seen), request.sent);
+        self.confirm(batch.epoch(), at.seen, at.seen, request.sent);
         self.turns.send_modify(|turns| turns.done = turns.done.max(request.turn));
         Some(true)
     }
@@ -219,7 +220,8 @@ impl Follower {
         &mut self,
         drained: &Drained,
         prev: &Snapshot,
-        (all, at): (bool, Positions),
+        all: bool,
+        at: Positions,
         requests: TakenRequests,
     ) {
         let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)
@@ -246,8 +248,7 @@ impl Follower {
             return;
         }
         let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
-        let mut batch =
-            InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
+        let mut batch = InvalidationBatch::new(drained.epoch, before, &drained.snapshot, at, tags);
         (batch.all, batch.schema, batch.responds_to) = (all, self.schema, responds_to);
         batch.point = self.published.point().cloned();
         relay.publish(batch);

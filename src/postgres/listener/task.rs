@@ -149,8 +149,8 @@ impl Follower {
         if self.unsettled {
             return self.rested;
         }
-        let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
-            (false, _) => self.busy.1,
+        let pause = match (self.running.ids.is_empty(), self.wakeups.are_reliable()) {
+            (false, _) => self.running.pause,
             (true, false) => UNRELIABLE,
             (true, true) => HEARTBEAT,
         };
@@ -168,7 +168,7 @@ impl Follower {
         let (turn, began) = (self.begin_turn(), clock::now());
         let requests = self.take_sync_requests();
         let for_session = for_session || requests.is_urgent;
-        let excused = for_session || self.notify_suppressed || !self.busy.0.is_empty();
+        let excused = for_session || self.notify_suppressed || !self.running.ids.is_empty();
         let unexplained = self.wakeups.begin_poll(excused);
         self.resume_notify(conn).await?;
         if self.read.is_some() && self.leaves_stream_to_relay() {

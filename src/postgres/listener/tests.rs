@@ -7,7 +7,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::pace::HEARTBEAT;
-use super::relay_state::report_while;
+use super::relay_state::{PollingReport, report_while};
 use super::*;
 use crate::entry::Epoch;
 use crate::postgres::log::Snapshot;
@@ -21,8 +21,10 @@ async fn a_poll_that_takes_long_is_reported_to_the_other_nodes() {
     let bus = Arc::new(Mock { elects: true, ..Mock::default() });
     let relay = Relay::start(bus.clone(), "test");
     let published = Snapshot::new("5:5:".into());
-    let report =
-        || Some((relay.sender(), InvalidationBatch::still_polling(Epoch::new(1), &published)));
+    let report = || {
+        let batch = InvalidationBatch::still_polling(Epoch::new(1), &published);
+        Some(PollingReport { sender: relay.sender(), batch })
+    };
     report_while(report(), std::future::ready(())).await;
     sleep(HEARTBEAT).await;
     assert_eq!(bus.published.load(Ordering::SeqCst), 0);

@@ -24,14 +24,14 @@ const LOAD: Budget = Budget { rows: 100_000, bytes: i64::MAX, keys: 100_000 };
 pub(crate) async fn drain<C>(
     conn: &mut C,
     prev: &Snapshot,
-    manner: DrainMode,
+    mode: DrainMode,
     detail: &mut ChangeDetail,
 ) -> Result<Drained, sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
 {
     loop {
-        let attempt = within(drain::attempt(&mut *conn, prev, manner, *detail)).await;
+        let attempt = within(drain::attempt(&mut *conn, prev, mode, *detail)).await;
         let why = match attempt {
             Ok(Some(drained)) => {
                 *detail = ChangeDetail::Rows;
@@ -47,7 +47,7 @@ where
             *detail = less;
             tracing::warn!(why, detail = ?less, "changes can't be read in full: reading them in less detail");
         }
-        if manner.suppress_notify_from.is_some() {
+        if mode.suppress_notify_from.is_some() {
             // The lock belongs to the session, so it outlives the statement that took it and then failed.
             within(resume_notify(&mut *conn)).await?;
         }

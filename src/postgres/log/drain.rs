@@ -3,7 +3,7 @@
 use sqlx::{PgExecutor, Row};
 
 use super::detail::ChangeDetail;
-use super::{Snapshot, epoch, in_progress, position};
+use super::{LogSnapshot, Snapshot, epoch, in_progress, position};
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 use crate::postgres::lsn;
@@ -41,6 +41,11 @@ pub(crate) struct Drained {
 }
 
 impl Drained {
+    /// Up to where the log was read.
+    pub(crate) fn log_snapshot(&self) -> LogSnapshot {
+        LogSnapshot { epoch: self.epoch, snapshot: self.snapshot.clone() }
+    }
+
     /// Whether anything may have changed, including rows without a tag here.
     pub(crate) fn is_all(&self) -> bool {
         self.trimmed || self.renamed || self.schema_changed || self.overflowed
@@ -61,15 +66,15 @@ pub(crate) struct DrainMode {
 pub(super) async fn attempt(
     conn: impl PgExecutor<'_>,
     prev: &Snapshot,
-    manner: DrainMode,
+    mode: DrainMode,
     detail: ChangeDetail,
 ) -> Result<Option<Drained>, sqlx::Error> {
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
     let budget = detail.budget();
     let query = sqlx::query(include_str!("../sql/drain.sql")).bind(prev.0);
     let query = query
-        .bind(manner.announce)
-        .bind(manner.suppress_notify_from.map(i64::from))
+        .bind(mode.announce)
+        .bind(mode.suppress_notify_from.map(i64::from))
         .bind(detail as i32);
     let query = query.bind(budget.rows).bind(budget.bytes).bind(budget.keys);
     let row = query.fetch_one(conn).await?;

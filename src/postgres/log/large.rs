@@ -231,12 +231,12 @@ async fn a_failed_drain_does_not_leave_notifications_suppressed() {
     prepare(&mut conn).await.unwrap();
     begin_history(&mut conn).await.unwrap();
     let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
-    let manner = DrainMode { suppress_notify_from: Some(1), ..DrainMode::default() };
+    let mode = DrainMode { suppress_notify_from: Some(1), ..DrainMode::default() };
     let mut detail = ChangeDetail::default();
     let locks = "select count(*) from pg_locks where locktype = 'advisory'";
     for (text, is_suppressed) in [(r"E'\x81'", false), ("'a'", true)] {
         server.psql_at(&url, &format!("insert into t values ({text})")).await.unwrap();
-        let drained = drain(&mut conn, &prev, manner, &mut detail).await.unwrap();
+        let drained = drain(&mut conn, &prev, mode, &mut detail).await.unwrap();
         prev = drained.snapshot;
         assert_eq!(drained.notify_suppressed, is_suppressed, "{text}");
         assert_eq!(psql(locks).await, if is_suppressed { "1" } else { "0" }, "{text}");

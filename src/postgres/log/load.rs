@@ -56,8 +56,8 @@ pub(super) async fn attempt(
 /// Starts without reading the log: everything that was stored before is invalid.
 pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::Error> {
     let nothing_seen = Snapshot("3:3:".to_owned());
-    let manner = DrainMode { announce: true, suppress_notify_from: None };
-    let drained = drain::attempt(conn, &nothing_seen, manner, ChangeDetail::Nothing).await?;
+    let mode = DrainMode { announce: true, suppress_notify_from: None };
+    let drained = drain::attempt(conn, &nothing_seen, mode, ChangeDetail::Nothing).await?;
     // Nothing is read, so no budget is exceeded.
     let drained = drained.ok_or(sqlx::Error::RowNotFound)?;
     Ok(LoadedLog {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Epoch, Position, Tag};
-use crate::postgres::log::Snapshot;
+use crate::postgres::log::{LogSnapshot, Snapshot};
 use crate::postgres::published::ResumePoint;
 
 /// Everything that the relay knew of the changes that a snapshot sees: a node that takes it over knows the same, even
@@ -23,14 +23,14 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     pub(crate) fn new(
-        (epoch, snapshot): (Epoch, &Snapshot),
+        read: &LogSnapshot,
         schema: i64,
         floor: Position,
         fences: impl Iterator<Item = (Tag, Position)>,
     ) -> Self {
         Self {
-            epoch: epoch.get(),
-            snapshot: snapshot.as_str().to_owned(),
+            epoch: read.epoch.get(),
+            snapshot: read.snapshot.as_str().to_owned(),
             schema,
             floor: floor.get(),
             fences: fences.map(|(tag, fence)| (tag.hash(), fence.get())).collect(),

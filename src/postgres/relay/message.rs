@@ -61,7 +61,8 @@ pub(crate) struct SyncRequest {
 impl InvalidationBatch {
     pub(crate) fn new(
         epoch: Epoch,
-        (before, after): (&Snapshot, &Snapshot),
+        before: &Snapshot,
+        after: &Snapshot,
         at: Positions,
         tags: Vec<u64>,
     ) -> Self {
@@ -84,7 +85,7 @@ impl InvalidationBatch {
     pub(crate) fn still_polling(epoch: Epoch, published: &Snapshot) -> Self {
         let [fence, seen, from] = [Position::ZERO; 3];
         let at = Positions { fence, seen, from };
-        Self::new(epoch, (published, published), at, Vec::new())
+        Self::new(epoch, published, published, at, Vec::new())
     }
 
     pub(crate) fn is_still_polling(&self) -> bool {
@@ -146,10 +147,11 @@ mod tests {
     use super::*;
 
     fn batch() -> InvalidationBatch {
-        let snapshots = (&Snapshot::new("5:5:".into()), &Snapshot::new("5:9:6,7".into()));
+        let (before, after) = (Snapshot::new("5:5:".into()), Snapshot::new("5:9:6,7".into()));
         let [fence, seen, from] = [10, 12, 8].map(Position::new);
         let at = Positions { fence, seen, from };
-        let mut batch = InvalidationBatch::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
+        let mut batch =
+            InvalidationBatch::new(Epoch::new(3), &before, &after, at, vec![1, u64::MAX]);
         (batch.all, batch.schema, batch.responds_to) = (true, Some(-4), vec![77]);
         batch
     }

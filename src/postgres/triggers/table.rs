@@ -18,6 +18,12 @@ pub(super) struct TableFamily {
     subscription: Option<String>,
 }
 
+/// A family to install, with the columns that the application declares for it.
+pub(super) struct DeclaredFamily {
+    pub(super) table: TableFamily,
+    pub(super) columns: Vec<String>,
+}
+
 /// The root, its name, the kinds of relations in the family that can't be tracked, whether a table has several parents, and
 /// a subscription that writes to any table of the family.
 type FamilyRow = (Oid, String, Vec<String>, bool, Option<String>);
@@ -35,13 +41,13 @@ pub(super) async fn families(
     conn: &mut PgConnection,
     tables: &BTreeMap<String, Vec<String>>,
     source: ChangeSource,
-) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
-    let mut families: Vec<(TableFamily, Vec<String>)> = Vec::new();
+) -> Result<Vec<DeclaredFamily>, SchemaError> {
+    let mut families: Vec<DeclaredFamily> = Vec::new();
     for (name, columns) in tables {
         let table = TableFamily::find(conn, name).await?.trackable(source)?;
-        match families.iter_mut().find(|(known, _)| known.root == table.root) {
-            Some((_, declared)) => declared.extend_from_slice(columns),
-            None => families.push((table, columns.clone())),
+        match families.iter_mut().find(|known| known.table.root == table.root) {
+            Some(known) => known.columns.extend_from_slice(columns),
+            None => families.push(DeclaredFamily { table, columns: columns.clone() }),
         }
     }
     Ok(families)

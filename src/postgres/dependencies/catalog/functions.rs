@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use super::search_stop::SearchStop;
 use super::stable::{FIRST_OF_USERS, STABLE};
+use crate::postgres::dependencies::references::FunctionCall;
 use crate::postgres::dependencies::{Name, References, Unanalyzable};
 
 /// A function that a query may call.
@@ -114,18 +115,14 @@ impl Function {
         Self { oid, schema, name, signature, volatility, least, most, defaults }
     }
 
-    /// Returns an error if a query that calls the function can't be cached. `arguments` has the numbers of arguments with
-    /// which the query calls functions, by name.
-    pub(super) fn judge(
-        &self,
-        arguments: &BTreeSet<(Name, Option<usize>)>,
-    ) -> Result<(), Unanalyzable> {
+    /// Returns an error if a query with these calls can't be cached because it calls the function.
+    pub(super) fn judge(&self, calls: &BTreeSet<FunctionCall>) -> Result<(), Unanalyzable> {
         let own = self.oid < FIRST_OF_USERS;
         let name = format!("{}.{}", self.schema, self.signature);
         match self.volatility.as_str() {
             "i" => Ok(()),
             _ if own && STABLE.contains(&self.signature.as_str()) => Ok(()),
-            _ if own && !self.takes(arguments) => Ok(()),
+            _ if own && !self.takes(calls) => Ok(()),
             "s" if own => Err(Unanalyzable::SystemFunction(name)),
             "s" => Err(Unanalyzable::StableFunction(name)),
             _ => Err(Unanalyzable::VolatileFunction(name)),
@@ -133,12 +130,12 @@ impl Function {
     }
 
     /// Whether a call by its name has as many arguments as it can take.
-    fn takes(&self, arguments: &BTreeSet<(Name, Option<usize>)>) -> bool {
-        let mut calls = arguments.iter().filter(|(name, _)| self.is_named(name)).peekable();
+    fn takes(&self, calls: &BTreeSet<FunctionCall>) -> bool {
+        let mut calls = calls.iter().filter(|call| self.is_named(&call.name)).peekable();
         let fits = |number: usize| {
             i16::try_from(number).is_ok_and(|number| (self.least..=self.most).contains(&number))
         };
-        calls.peek().is_none() || calls.any(|(_, number)| number.is_none_or(fits))
+        calls.peek().is_none() || calls.any(|call| call.arguments.is_none_or(fits))
     }
 
     fn is_named(&self, name: &Name) -> bool {
