@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use super::TlsOptions;
+use super::options::TlsOptions;
 use crate::error::StreamError;
 use crate::socket::Socket;
 
