@@ -47,13 +47,13 @@ pub(crate) enum Delivery {
 }
 
 /// A connection to one database, for SQL, for commands of the replication protocol, and then for a stream.
-pub(crate) struct Connection {
+pub(crate) struct ReplicationConnection {
     socket: Box<dyn Socket>,
     input: BytesMut,
     output: BytesMut,
 }
 
-impl Connection {
+impl ReplicationConnection {
     pub(crate) async fn open(options: &StreamOptions) -> Result<Self, StreamError> {
         let socket = socket::connect(&options.address, &options.tls).await?;
         let (input, output) = (BytesMut::new(), BytesMut::new());

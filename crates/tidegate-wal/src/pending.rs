@@ -2,13 +2,13 @@
 //! `Stream`.
 
 use crate::snapshot::Snapshot;
-use crate::transaction::{Change, Transaction};
+use crate::transaction::{Change, TransactionChanges};
 
 /// The transactions that no watermark's snapshot has seen yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// Transactions that were delivered.
-    delivered: Vec<Transaction>,
+    delivered: Vec<TransactionChanges>,
     /// The number of their keys.
     keys: usize,
     /// Which commits were on record when the stream began: none of them is delivered. `None` after the first watermark.
@@ -50,11 +50,11 @@ impl Pending {
         self.unknown.is_empty().then_some(oldest.map_or(message, |oldest| oldest.min(message)))
     }
 
-    pub(crate) fn deliver(&mut self, transaction: Transaction) {
+    pub(crate) fn deliver(&mut self, transaction: TransactionChanges) {
         self.keys += transaction.keys();
         self.delivered.push(transaction);
         if self.keys > MOST_KEYS {
-            self.forget_rows();
+            self.count_all_rows();
         }
         if self.delivered.len() > MOST {
             self.unknown.extend(self.delivered.drain(..).map(|transaction| transaction.xid));
@@ -63,8 +63,8 @@ impl Pending {
     }
 
     /// Counts all rows of each changed table as changed.
-    pub(crate) fn forget_rows(&mut self) {
-        self.delivered.iter_mut().for_each(Transaction::forget_rows);
+    pub(crate) fn count_all_rows(&mut self) {
+        self.delivered.iter_mut().for_each(TransactionChanges::count_all_rows);
         self.keys = 0;
     }
 
@@ -83,8 +83,8 @@ impl Pending {
         self.unknown.retain(|xid| !snapshot.sees(*xid));
         let has_unknown = is_first || self.unknown.len() < before;
         let visible = self.delivered.extract_if(.., |transaction| snapshot.sees(transaction.xid));
-        let changes = visible.flat_map(Transaction::into_changes).collect();
-        self.keys = self.delivered.iter().map(Transaction::keys).sum();
+        let changes = visible.flat_map(TransactionChanges::into_changes).collect();
+        self.keys = self.delivered.iter().map(TransactionChanges::keys).sum();
         Seen { changes, has_unknown }
     }
 }
@@ -97,16 +97,16 @@ mod tests {
     use crate::change::TableChange;
     use crate::options::KeyColumns;
     use crate::pgoutput::{RowMessage, Tuple};
-    use crate::transaction::Relations;
+    use crate::transaction::KeyedTables;
 
     fn snapshot(text: &str) -> Snapshot {
         text.parse().unwrap()
     }
 
-    fn transaction(xid: u64) -> Transaction {
-        let mut transaction = Transaction::new(xid, xid * 100);
+    fn transaction(xid: u64) -> TransactionChanges {
+        let mut transaction = TransactionChanges::new(xid, xid * 100);
         let truncate = RowMessage::Truncate { relations: vec![7] };
-        Relations::new().note(&truncate, &mut transaction).unwrap();
+        KeyedTables::new().note(&truncate, &mut transaction).unwrap();
         transaction
     }
 
@@ -183,11 +183,11 @@ mod tests {
     #[test]
     fn more_keys_than_the_limit_count_as_changes_of_all_rows() {
         let mut pending = begun("10:10:", "10:10:");
-        let mut relations = Relations::new();
+        let mut relations = KeyedTables::new();
         relations.key_by(KeyColumns::default().with(7, "id", "id"));
         let described = crate::pgoutput::relation_of_one_column(7, "id");
         let mut insert = |xid: u64, rows: usize| {
-            let mut transaction = Transaction::new(xid, xid);
+            let mut transaction = TransactionChanges::new(xid, xid);
             relations.note(&described, &mut transaction).unwrap();
             for row in 0..rows {
                 let value = row.to_string();

@@ -96,20 +96,20 @@ impl<'a> Message<'a> {
     ///
     /// If the bytes are no message of the plugin, or end too early.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, StreamError> {
-        let mut input = Input(bytes);
-        match input.byte()? {
+        let mut reader = MessageReader(bytes);
+        match reader.byte()? {
             b'B' => {
-                let (commit, _time, xid) = (input.u64()?, input.u64()?, input.u32()?);
+                let (commit, _time, xid) = (reader.u64()?, reader.u64()?, reader.u32()?);
                 Ok(Self::Begin { commit, xid })
             }
             b'C' => {
-                let (_flags, _commit, end) = (input.byte()?, input.u64()?, input.u64()?);
+                let (_flags, _commit, end) = (reader.byte()?, reader.u64()?, reader.u64()?);
                 Ok(Self::Commit { end })
             }
             b'M' => {
-                let is_transactional = input.byte()? & 1 == 1;
-                let (_position, prefix) = (input.u64()?, input.text()?);
-                let content = input.counted()?;
+                let is_transactional = reader.byte()? & 1 == 1;
+                let (_position, prefix) = (reader.u64()?, reader.text()?);
+                let content = reader.counted()?;
                 Ok(Self::Written { is_transactional, prefix, content })
             }
             _ => RowMessage::decode(bytes).map(Self::Row),
@@ -122,38 +122,38 @@ impl<'a> RowMessage<'a> {
     ///
     /// If the bytes are no such message, or end too early.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, StreamError> {
-        let mut input = Input(bytes);
-        match input.byte()? {
-            b'R' => input.relation().map(Self::Relation),
+        let mut reader = MessageReader(bytes);
+        match reader.byte()? {
+            b'R' => reader.relation().map(Self::Relation),
             b'I' => {
-                let relation = input.u32()?;
-                input.expect(b'N')?;
-                Ok(Self::Insert { relation, new: input.tuple()? })
+                let relation = reader.u32()?;
+                reader.expect(b'N')?;
+                Ok(Self::Insert { relation, new: reader.tuple()? })
             }
             b'U' => {
-                let relation = input.u32()?;
-                let old = match input.byte()? {
+                let relation = reader.u32()?;
+                let old = match reader.byte()? {
                     b'K' | b'O' => {
-                        let old = input.tuple()?;
-                        input.expect(b'N')?;
+                        let old = reader.tuple()?;
+                        reader.expect(b'N')?;
                         Some(old)
                     }
                     b'N' => None,
                     _ => return Err(StreamError::Decode("an update without a new row")),
                 };
-                Ok(Self::Update { relation, old, new: input.tuple()? })
+                Ok(Self::Update { relation, old, new: reader.tuple()? })
             }
             b'D' => {
-                let relation = input.u32()?;
-                match input.byte()? {
-                    b'K' | b'O' => Ok(Self::Delete { relation, old: input.tuple()? }),
+                let relation = reader.u32()?;
+                match reader.byte()? {
+                    b'K' | b'O' => Ok(Self::Delete { relation, old: reader.tuple()? }),
                     _ => Err(StreamError::Decode("a deletion without an old row")),
                 }
             }
             b'T' => {
-                let count = input.u32()?;
-                let _options = input.byte()?;
-                let relations = (0..count).map(|_| input.u32()).collect::<Result<_, _>>()?;
+                let count = reader.u32()?;
+                let _options = reader.byte()?;
+                let relations = (0..count).map(|_| reader.u32()).collect::<Result<_, _>>()?;
                 Ok(Self::Truncate { relations })
             }
             b'Y' | b'O' => Ok(Self::Other),
@@ -163,9 +163,9 @@ impl<'a> RowMessage<'a> {
 }
 
 /// The unread rest of a message.
-struct Input<'a>(&'a [u8]);
+struct MessageReader<'a>(&'a [u8]);
 
-impl<'a> Input<'a> {
+impl<'a> MessageReader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], StreamError> {
         let split = self.0.split_at_checked(length);
         let (taken, rest) = split.ok_or(StreamError::Decode("a message that ends too early"))?;

@@ -1,10 +1,13 @@
 //! The publication, which determines the tables and changes that the server sends.
 
-use crate::connection::{Connection, Row};
+use crate::connection::{ReplicationConnection, Row};
 use crate::error::StreamError;
 
 /// Fails if the publication is missing or hides changes.
-pub(crate) async fn check(connection: &mut Connection, name: &str) -> Result<(), StreamError> {
+pub(crate) async fn check(
+    connection: &mut ReplicationConnection,
+    name: &str,
+) -> Result<(), StreamError> {
     // Versions before 15 have no row filters, and no column for them.
     let sql = format!(
         "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, NOT p.pubviaroot,

@@ -8,7 +8,7 @@ use crate::pgoutput::{RelationMessage, ReplicaIdentity, Tuple, TupleValue};
 
 /// A table, and the columns that its changes are keyed by.
 #[derive(Debug)]
-pub(crate) struct Relation {
+pub(crate) struct KeyedTable {
     identity: ReplicaIdentity,
     /// As described: each column's name, and whether the replica identity contains it.
     columns: Vec<(String, bool)>,
@@ -33,7 +33,7 @@ enum Known<'a> {
     Unknown,
 }
 
-impl Relation {
+impl KeyedTable {
     pub(crate) fn new(message: &RelationMessage<'_>, wanted: &[KeyColumn]) -> Self {
         let columns = message.columns.iter();
         let columns = columns.map(|column| (column.name.to_owned(), column.is_identified));

@@ -5,15 +5,15 @@ use crate::options::KeyColumns;
 use crate::pending::Pending;
 use crate::pgoutput::Message;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Relations, Transaction};
+use crate::transaction::{KeyedTables, TransactionChanges};
 use crate::watermark::PREFIX;
 
 /// What a stream has delivered so far.
 #[derive(Debug)]
 pub(crate) struct State {
-    relations: Relations,
+    relations: KeyedTables,
     /// The transaction that is being delivered.
-    open: Option<Transaction>,
+    open: Option<TransactionChanges>,
     pub(crate) pending: Pending,
     /// The last watermark's snapshot, by which the transactions' numbers are widened.
     pub(crate) newest: Snapshot,
@@ -43,7 +43,7 @@ impl State {
 
     fn with(pending: Pending, newest: Snapshot) -> Self {
         Self {
-            relations: Relations::new(),
+            relations: KeyedTables::new(),
             open: None,
             pending,
             newest,
@@ -59,15 +59,15 @@ impl State {
     /// Replaces the columns that changes are keyed by. Changes that were delivered with others count as changes of all rows.
     pub(crate) fn key_by(&mut self, keyed: KeyColumns) {
         self.relations.key_by(keyed);
-        self.pending.forget_rows();
-        self.open.iter_mut().for_each(Transaction::forget_rows);
+        self.pending.count_all_rows();
+        self.open.iter_mut().for_each(TransactionChanges::count_all_rows);
     }
 
     /// Notes what the server has delivered. Returns a position up to which everything was read, if one is known.
     pub(crate) fn note(&mut self, message: &Message<'_>) -> Result<Option<u64>, StreamError> {
         match message {
             Message::Begin { xid, commit } => {
-                self.open = Some(Transaction::new(self.newest.widen(*xid), *commit));
+                self.open = Some(TransactionChanges::new(self.newest.widen(*xid), *commit));
             }
             Message::Row(row) => {
                 let open = self.open.as_mut();

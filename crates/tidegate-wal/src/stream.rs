@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::connection::{Connection, Delivery};
+use crate::connection::{Delivery, ReplicationConnection};
 use crate::error::StreamError;
 use crate::kept_slot::{self, StreamPoint};
 use crate::options::{KeyColumns, StreamOptions};
@@ -58,12 +58,20 @@ pub struct Stream {
     pause: Option<Duration>,
 }
 
+/// A replication slot.
+#[derive(Clone, Copy)]
+struct NamedSlot<'a> {
+    name: &'a str,
+    /// Whether it outlives the connection.
+    is_kept: bool,
+}
+
 /// The state that the stream shares with the reading task.
 struct Shared {
     state: Mutex<State>,
     /// The position that may be confirmed.
     confirmable: AtomicU64,
-    news: Notify,
+    progress: Notify,
 }
 
 impl Shared {
@@ -78,10 +86,10 @@ impl Shared {
         let mut state = self.lock();
         let before = (state.has_changed, state.is_reached);
         let noted = state.note(message);
-        let is_news = before != (state.has_changed, state.is_reached);
+        let is_changed = before != (state.has_changed, state.is_reached);
         drop(state);
-        if is_news {
-            self.news.notify_one();
+        if is_changed {
+            self.progress.notify_one();
         }
         noted
     }
@@ -99,7 +107,7 @@ impl Stream {
     /// minute, or have more savepoints than the server has connections; or if the publication is missing or hides changes.
     pub async fn start(options: &StreamOptions) -> Result<Self, StreamError> {
         let name = format!("tidegate_{:016x}", fastrand::u64(..));
-        Self::begin(options, (&name, false)).await
+        Self::begin(options, NamedSlot { name: &name, is_kept: false }).await
     }
 
     /// As [`start`](Self::start), with a slot of this [name](crate::kept_slot_name) that outlives the connection, so
@@ -112,7 +120,7 @@ impl Stream {
     ///
     /// As [`start`](Self::start).
     pub async fn create(options: &StreamOptions, name: &str) -> Result<Self, StreamError> {
-        Self::begin(options, (name, true)).await
+        Self::begin(options, NamedSlot { name, is_kept: true }).await
     }
 
     /// Continues a stream from a [`point`](Self::point) of it, at which the last watermark had this snapshot. The first
@@ -132,50 +140,49 @@ impl Stream {
         keyed: KeyColumns,
     ) -> Result<Self, StreamError> {
         kept_slot::free(conn, point).await?;
-        let mut connection = Connection::open(options).await?;
+        let mut connection = ReplicationConnection::open(options).await?;
         let origin = identify(&mut connection).await?;
         publication::check(&mut connection, &options.publication).await?;
         connection.start(&point.slot, &options.publication).await?;
         kept_slot::check(conn, point).await?;
         let mut state = State::resumed(snapshot);
         state.key_by(keyed);
-        let mut stream = Self::reading(options, (connection, origin), (&point.slot, true), state);
+        let slot = NamedSlot { name: &point.slot, is_kept: true };
+        let mut stream = Self::reading(options, connection, origin, slot, state);
         stream.fingerprint = Some(point.fingerprint.clone());
         Ok(stream)
     }
 
-    async fn begin(
-        options: &StreamOptions,
-        (name, is_kept): (&str, bool),
-    ) -> Result<Self, StreamError> {
-        let mut connection = Connection::open(options).await?;
+    async fn begin(options: &StreamOptions, slot: NamedSlot<'_>) -> Result<Self, StreamError> {
+        let mut connection = ReplicationConnection::open(options).await?;
         let origin = identify(&mut connection).await?;
         publication::check(&mut connection, &options.publication).await?;
-        let recorded = create_slot(&mut connection, name, is_kept).await?;
-        connection.start(name, &options.publication).await?;
+        let recorded = create_slot(&mut connection, slot).await?;
+        connection.start(slot.name, &options.publication).await?;
         let state = State::new(recorded);
-        Ok(Self::reading(options, (connection, origin), (name, is_kept), state))
+        Ok(Self::reading(options, connection, origin, slot, state))
     }
 
     fn reading(
         options: &StreamOptions,
-        (connection, origin): (Connection, Origin),
-        (name, is_kept): (&str, bool),
+        connection: ReplicationConnection,
+        origin: Origin,
+        slot: NamedSlot<'_>,
         state: State,
     ) -> Self {
-        let confirmable = AtomicU64::new(if is_kept { 0 } else { u64::MAX });
-        let (state, news) = (Mutex::new(state), Notify::new());
-        let shared = Arc::new(Shared { state, confirmable, news });
+        let confirmable = AtomicU64::new(if slot.is_kept { 0 } else { u64::MAX });
+        let (state, progress) = (Mutex::new(state), Notify::new());
+        let shared = Arc::new(Shared { state, confirmable, progress });
         let reader = tokio::spawn(read_to_end(connection, shared.clone()));
         Self {
             shared,
             reader,
-            name: name.to_owned(),
+            name: slot.name.to_owned(),
             publication: options.publication.clone(),
             watched: options.watched,
             origin,
             fingerprint: None,
-            is_kept,
+            is_kept: slot.is_kept,
             point: None,
             announced: None,
             pause: None,
@@ -283,13 +290,13 @@ impl Stream {
                     return Err(state.ended.take().unwrap_or(StreamError::Ended));
                 }
             }
-            self.shared.news.notified().await;
+            self.shared.progress.notified().await;
         }
     }
 }
 
 /// The server and the database behind a connection.
-async fn identify(connection: &mut Connection) -> Result<Origin, StreamError> {
+async fn identify(connection: &mut ReplicationConnection) -> Result<Origin, StreamError> {
     let rows = connection.query("IDENTIFY_SYSTEM").await?;
     let mut values = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
     let (system_identifier, timeline) = (values.next(), values.next());
@@ -308,9 +315,8 @@ async fn identify(connection: &mut Connection) -> Result<Origin, StreamError> {
 
 /// Creates a slot, and returns which transactions had their commit records before its first delivery.
 async fn create_slot(
-    connection: &mut Connection,
-    name: &str,
-    is_kept: bool,
+    connection: &mut ReplicationConnection,
+    NamedSlot { name, is_kept }: NamedSlot<'_>,
 ) -> Result<Snapshot, StreamError> {
     connection.query("BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ").await?;
     let temporary = if is_kept { "" } else { "TEMPORARY" };
@@ -324,15 +330,18 @@ async fn create_slot(
 }
 
 /// Reads all messages of the server, until the stream ends.
-async fn read_to_end(mut connection: Connection, shared: Arc<Shared>) {
+async fn read_to_end(mut connection: ReplicationConnection, shared: Arc<Shared>) {
     let Err(ended) = read(&mut connection, &shared).await;
     let mut state = shared.lock();
     (state.is_over, state.ended) = (true, Some(ended));
     drop(state);
-    shared.news.notify_one();
+    shared.progress.notify_one();
 }
 
-async fn read(connection: &mut Connection, shared: &Shared) -> Result<Infallible, StreamError> {
+async fn read(
+    connection: &mut ReplicationConnection,
+    shared: &Shared,
+) -> Result<Infallible, StreamError> {
     let mut confirmations = interval(CONFIRM_EVERY);
     confirmations.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut read, mut confirmed) = (0, 0);

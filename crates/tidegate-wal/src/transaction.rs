@@ -6,9 +6,9 @@ use crate::change::{TableChange, TableChanges};
 use crate::error::StreamError;
 use crate::options::KeyColumns;
 use crate::pgoutput::RowMessage;
-use crate::relation::Relation;
+use crate::relation::KeyedTable;
 
-/// What one transaction changed in one table.
+/// The changes of one transaction in one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The transaction.
@@ -17,19 +17,19 @@ pub struct Change {
     pub commit: u64,
     /// The table's oid.
     pub relation: u32,
-    /// What changed in it.
+    /// Its changed rows.
     pub change: TableChange,
 }
 
-/// A transaction that was delivered.
+/// The changes of a transaction that was delivered, so far.
 #[derive(Debug)]
-pub(crate) struct Transaction {
+pub(crate) struct TransactionChanges {
     pub(crate) xid: u64,
     pub(crate) commit: u64,
     tables: BTreeMap<u32, TableChanges>,
 }
 
-impl Transaction {
+impl TransactionChanges {
     pub(crate) fn new(xid: u64, commit: u64) -> Self {
         Self { xid, commit, tables: BTreeMap::new() }
     }
@@ -47,8 +47,8 @@ impl Transaction {
         self.tables.values().map(TableChanges::keys).sum()
     }
 
-    /// Forgets which rows changed.
-    pub(crate) fn forget_rows(&mut self) {
+    /// Counts all rows of each changed table as changed.
+    pub(crate) fn count_all_rows(&mut self) {
         self.tables.values_mut().for_each(TableChanges::add_all);
     }
 
@@ -65,12 +65,12 @@ impl Transaction {
 
 /// The tables that the stream has described.
 #[derive(Debug)]
-pub(crate) struct Relations {
+pub(crate) struct KeyedTables {
     keyed: KeyColumns,
-    known: HashMap<u32, Relation>,
+    known: HashMap<u32, KeyedTable>,
 }
 
-impl Relations {
+impl KeyedTables {
     /// Without columns: each change counts as one of all rows.
     pub(crate) fn new() -> Self {
         Self { keyed: KeyColumns::default(), known: HashMap::new() }
@@ -84,16 +84,16 @@ impl Relations {
         self.keyed = keyed;
     }
 
-    /// Adds what a message says to its transaction.
+    /// Adds the changes of a message to its transaction.
     pub(crate) fn note(
         &mut self,
         message: &RowMessage<'_>,
-        open: &mut Transaction,
+        open: &mut TransactionChanges,
     ) -> Result<(), StreamError> {
         match message {
             RowMessage::Relation(described) => {
                 let wanted = self.keyed.of(described.relation);
-                self.known.insert(described.relation, Relation::new(described, wanted));
+                self.known.insert(described.relation, KeyedTable::new(described, wanted));
             }
             RowMessage::Insert { relation, new } => {
                 self.known(*relation)?.insert(new, open.table(*relation));
@@ -114,7 +114,7 @@ impl Relations {
         Ok(())
     }
 
-    fn known(&self, relation: u32) -> Result<&Relation, StreamError> {
+    fn known(&self, relation: u32) -> Result<&KeyedTable, StreamError> {
         self.known.get(&relation).ok_or(StreamError::Decode("a change of an unknown table"))
     }
 }
