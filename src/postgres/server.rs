@@ -12,7 +12,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
-use super::deadline::{late, no_response, within};
+use super::deadline::{no_response, within};
 use super::error::DatabaseError;
 use super::identity::{ServerIdentity, Timeline, identity};
 use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
@@ -20,17 +20,17 @@ use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
 use super::session::SessionState;
-use super::sql_error::has_lost_connection;
 use crate::cache::PastEpochs;
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 use crate::sync::MutexExt;
 
+mod probe;
+
+use probe::Probe;
+
 /// How long the check of a server may take, over up to six connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
-
-/// The minimum interval between two probes.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
 
 /// The role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,43 +55,6 @@ pub(crate) struct Server {
     statements: Arc<AtomicU64>,
     past: Arc<PastEpochs>,
     probe: Arc<tokio::sync::Mutex<Probe>>,
-}
-
-/// The last time that a new connection was opened to see which server is behind the name.
-#[derive(Debug, Default)]
-struct Probe {
-    began: Option<Instant>,
-    /// `None` if it failed, or was cancelled.
-    epoch: Option<Epoch>,
-    /// When it failed, and why.
-    failed: Option<(Instant, ProbeFailure)>,
-}
-
-#[derive(Clone, Debug)]
-struct ProbeFailure {
-    why: String,
-    /// Whether the connection broke. Otherwise the server responds, and its other connections are as good as before.
-    is_lost: bool,
-}
-
-impl ProbeFailure {
-    fn new(error: &sqlx::Error) -> Self {
-        Self { why: error.to_string(), is_lost: has_lost_connection(error) }
-    }
-
-    fn error(&self) -> sqlx::Error {
-        let why = self.why.clone();
-        if self.is_lost { late(why) } else { sqlx::Error::Configuration(why.into()) }
-    }
-}
-
-impl Probe {
-    /// The failure of the last probe, if it is recent, or ended while a caller waited that called at `called`.
-    fn failure(&self, called: Instant) -> Option<sqlx::Error> {
-        let (at, why) = self.failed.as_ref()?;
-        let is_shared = *at >= called || at.elapsed() < PROBE_EVERY;
-        is_shared.then(|| why.error())
-    }
 }
 
 impl Server {
@@ -207,24 +170,15 @@ impl Server {
     pub(crate) async fn probe(&self) -> Result<Epoch, sqlx::Error> {
         let called = clock::now();
         let mut probe = within(async { Ok(self.probe.lock().await) }).await?;
-        if let Some(failure) = probe.failure(called) {
-            return Err(failure);
+        if let Some(shared) = probe.result_for(called) {
+            return shared;
         }
-        let began = probe.began.filter(|_| probe.epoch.is_some());
-        if let Some(epoch) = probe.epoch
-            && began.is_some_and(|began| began >= called)
-        {
-            return Ok(epoch);
+        if let Some(due) = probe.due() {
+            sleep_until(due).await;
         }
-        if let Some(began) = probe.began {
-            sleep_until(began + PROBE_EVERY).await;
-        }
-        *probe = Probe { began: Some(clock::now()), ..Probe::default() };
+        probe.begin();
         let found = Box::pin(within(self.find_epoch())).await;
-        match &found {
-            Ok(epoch) => probe.epoch = Some(*epoch),
-            Err(error) => probe.failed = Some((clock::now(), ProbeFailure::new(error))),
-        }
+        probe.end(&found);
         found
     }
 
