@@ -52,10 +52,10 @@ impl Database {
     {
         let db = self.clone();
         Discovery(tokio::spawn(async move {
-            let mut turns = interval(every.max(Duration::from_millis(10)));
-            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = interval(every.max(Duration::from_millis(10)));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                turns.tick().await;
+                ticks.tick().await;
                 if db.is_closed() {
                     return;
                 }

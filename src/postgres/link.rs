@@ -33,7 +33,7 @@ pub(crate) struct PollCounter {
 pub(crate) struct ListenerLink {
     db: Database,
     requests: Arc<PollRequests>,
-    turns: watch::Receiver<PollCounter>,
+    counter: watch::Receiver<PollCounter>,
     has_warned: AtomicBool,
 }
 
@@ -57,31 +57,31 @@ impl ListenerLink {
     pub(crate) fn new(
         db: Database,
         requests: Arc<PollRequests>,
-        turns: watch::Receiver<PollCounter>,
+        counter: watch::Receiver<PollCounter>,
     ) -> Self {
-        Self { db, requests, turns, has_warned: AtomicBool::new(false) }
+        Self { db, requests, counter, has_warned: AtomicBool::new(false) }
     }
 
     fn follows(&self, epoch: Epoch) -> bool {
-        self.turns.borrow().epoch == epoch
+        self.counter.borrow().epoch == epoch
     }
 
     /// Waits until the log has been read over a connection that was opened after this call.
     async fn reconnect(&self) -> Result<(), LogError> {
-        let mut turns = self.turns.clone();
-        let next = turns.borrow().opening + 1;
+        let mut counter = self.counter.clone();
+        let next = counter.borrow().opening + 1;
         self.requests.connection.fetch_max(next, Ordering::AcqRel);
         self.requests.reconnect.notify_one();
-        let opened = turns.wait_for(|turns| turns.opened >= next).await;
+        let opened = counter.wait_for(|counter| counter.opened >= next).await;
         opened.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 
     /// Waits until a poll that has not begun yet is completed, or until `is_abandoned`. All waiters share the poll.
     async fn poll_unless(&self, is_abandoned: fn(&PollCounter) -> bool) -> Result<(), LogError> {
-        let mut turns = self.turns.clone();
-        let next = turns.borrow().begun + 1;
+        let mut counter = self.counter.clone();
+        let next = counter.borrow().begun + 1;
         self.requests.poll.notify_one();
-        let ended = turns.wait_for(|turns| turns.done >= next || is_abandoned(turns)).await;
+        let ended = counter.wait_for(|counter| counter.done >= next || is_abandoned(counter)).await;
         ended.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 }
@@ -105,7 +105,7 @@ impl Log for ListenerLink {
 
     fn has_ended(&self) -> bool {
         // The listener's task holds the sender: if it is dropped, the listener or its runtime was stopped.
-        self.turns.has_changed().is_err()
+        self.counter.has_changed().is_err()
     }
 
     fn warn_if_ended(&self) {
@@ -146,7 +146,7 @@ impl Log for ListenerLink {
             self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
             // On this node, the invalidation is effective when this returns, unless the node can't poll now. The row is in
             // the log: a later poll finds it, and until then entries are served for at most `max_staleness`.
-            let polled = timeout(PATIENCE, self.poll_unless(|turns| turns.is_lost)).await;
+            let polled = timeout(PATIENCE, self.poll_unless(|counter| counter.is_lost)).await;
             if !matches!(polled, Ok(Ok(()))) {
                 tracing::debug!("an invalidation is in the log, and this node has not seen it yet");
             }

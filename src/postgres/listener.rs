@@ -64,7 +64,7 @@ use follower::Follower;
 pub struct Listener {
     task: JoinHandle<()>,
     role: watch::Receiver<RelayRole>,
-    turns: watch::Receiver<PollCounter>,
+    counter: watch::Receiver<PollCounter>,
 }
 
 impl Listener {
@@ -93,7 +93,7 @@ impl Listener {
         let link = ListenerLink::new(
             db.clone(),
             follower.poll_requests.clone(),
-            follower.turns.subscribe(),
+            follower.counter.subscribe(),
         );
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
         if cache.bus().is_some() {
@@ -102,7 +102,7 @@ impl Listener {
         // The relay comes first, since another node may share its checkpoint.
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
         follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
-        let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
+        let (role, counter) = (follower.role.subscribe(), follower.counter.subscribe());
         let closed = db.inner.primary.pool().close_event();
         let task = tokio::spawn(async move {
             tokio::select! {
@@ -110,7 +110,7 @@ impl Listener {
                 () = follower.run(conn) => {}
             }
         });
-        Ok(Self { task, role, turns })
+        Ok(Self { task, role, counter })
     }
 
     /// Whether this node currently reads the log for itself, relays it to other nodes, or follows a relay.
@@ -120,7 +120,7 @@ impl Listener {
 
     /// The number of times that this node has read the log on the primary.
     pub fn polls(&self) -> u64 {
-        self.turns.borrow().polls
+        self.counter.borrow().polls
     }
 
     /// Stops the listener. The cache still serves entries for the `max_staleness` of each policy, and is bypassed after

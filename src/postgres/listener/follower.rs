@@ -39,7 +39,7 @@ pub(super) struct Follower {
     pub(super) db: Database,
     pub(super) fences: Arc<Fences>,
     pub(super) poll_requests: Arc<PollRequests>,
-    pub(super) turns: watch::Sender<PollCounter>,
+    pub(super) counter: watch::Sender<PollCounter>,
     pub(super) role: watch::Sender<RelayRole>,
     pub(super) relay: Option<Relay>,
     pub(super) relaying: RelayState,
@@ -69,7 +69,7 @@ pub(super) struct Follower {
     pub(super) wakeups: Wakeups,
     pub(super) running: RunningWriters,
     /// From this time on, a notification triggers a poll at once.
-    pub(super) rested: Instant,
+    pub(super) rested_at: Instant,
     /// NOTIFY is suppressed until the next poll.
     pub(super) notify_suppressed: bool,
     /// The server process of this connection, whose own notifications are ignored.
@@ -79,7 +79,7 @@ pub(super) struct Follower {
     /// When another connection was last opened because of a later timeline.
     reconnected_at: Option<Instant>,
     pub(super) housekeeping: Housekeeping,
-    pub(super) beat: Instant,
+    pub(super) next_heartbeat: Instant,
 }
 
 /// The running writers that the last poll found.
@@ -97,7 +97,7 @@ impl Follower {
             db,
             fences,
             poll_requests: Arc::default(),
-            turns: watch::Sender::new(PollCounter::default()),
+            counter: watch::Sender::new(PollCounter::default()),
             role: watch::Sender::new(RelayRole::Standalone),
             relay: None,
             relaying: RelayState::default(),
@@ -116,19 +116,19 @@ impl Follower {
             settled_at: None,
             wakeups: Wakeups::new(),
             running: RunningWriters { ids: Vec::new(), pause: HEARTBEAT },
-            rested: clock::now(),
+            rested_at: clock::now(),
             notify_suppressed: false,
             process: 0,
             timeline: None,
             reconnected_at: None,
             housekeeping: Housekeeping::new(),
-            beat: clock::now(),
+            next_heartbeat: clock::now(),
         }
     }
 
     /// Publishes whether this node can poll the log, to its cache and for the election of a relay.
     pub(super) fn set_fit(&self, fit: bool) {
-        self.turns.send_modify(|turns| turns.is_lost = !fit);
+        self.counter.send_modify(|counter| counter.is_lost = !fit);
         if let Some(relay) = &self.relay {
             relay.set_fit(fit);
         }
@@ -160,7 +160,7 @@ impl Follower {
 
     /// Whether a session waits for the log to be read over another connection.
     pub(super) fn wants_connection(&self) -> bool {
-        self.poll_requests.wants_connection(self.turns.borrow().opening)
+        self.poll_requests.wants_connection(self.counter.borrow().opening)
     }
 
     /// Whether the changes of published tables are left to the relay for now. A stream of this node's own would take another
@@ -195,7 +195,7 @@ impl Follower {
         self.recent.raise_floor(fence);
     }
 
-    /// Resumes NOTIFY, if this node suppresses it. If the server refuses, the next turn tries again.
+    /// Resumes NOTIFY, if this node suppresses it. If the server refuses, the next poll tries again.
     pub(super) async fn resume_notify(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         if !self.notify_suppressed {
             return Ok(());
@@ -212,13 +212,13 @@ impl Follower {
         }
     }
 
-    pub(super) fn begin_turn(&self) -> u64 {
-        self.turns.send_modify(|turns| turns.begun += 1);
-        self.turns.borrow().begun
+    pub(super) fn begin_poll(&self) -> u64 {
+        self.counter.send_modify(|counter| counter.begun += 1);
+        self.counter.borrow().begun
     }
 
-    pub(super) fn end_turn(&self, turn: u64) {
-        self.turns.send_modify(|turns| turns.done = turns.done.max(turn));
+    pub(super) fn end_poll(&self, poll: u64) {
+        self.counter.send_modify(|counter| counter.done = counter.done.max(poll));
     }
 
     /// The last position that was seen on the primary.

@@ -114,7 +114,7 @@ impl Follower {
         }
         self.wakeups.promise(log.wakeups);
         self.read = Some(LogSnapshot { epoch: log.epoch, snapshot: log.snapshot.clone() });
-        self.turns.send_modify(|turns| turns.epoch = log.epoch);
+        self.counter.send_modify(|counter| counter.epoch = log.epoch);
         let floor = log.floor;
         tracing::info!(epoch = %log.epoch, %floor, fences = fences.len(), "following the change log");
     }

@@ -39,7 +39,7 @@ impl Follower {
         let drained = self.published.drain(&self.db, conn, request, &mut self.detail).await?;
         let PublishedDrain { log: mut drained, published } = drained;
         self.notify_suppressed |= drained.notify_suppressed;
-        self.turns.send_modify(|turns| turns.polls += 1);
+        self.counter.send_modify(|counter| counter.polls += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "a new epoch has begun: a failover, or a crash of the primary");
             // A stream may take longer to start than the server lets a session be idle that suppresses notifications.

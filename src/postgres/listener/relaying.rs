@@ -79,7 +79,7 @@ impl Follower {
     }
 
     fn send_sync_request(&mut self, urgent: bool) {
-        let nonce = self.sync_requests.add(self.begin_turn());
+        let nonce = self.sync_requests.add(self.begin_poll());
         if let Some(relay) = &self.relay {
             relay.request_sync(SyncRequest { nonce, urgent, joins: false });
         }
@@ -110,7 +110,7 @@ impl Follower {
 
     /// Follows the relay until something goes wrong.
     pub(super) async fn follow_relay(&mut self) {
-        self.turns.send_modify(|turns| turns.is_lost = false);
+        self.counter.send_modify(|counter| counter.is_lost = false);
         let why = self.apply().await;
         tracing::debug!(why, "no longer following the relay; polling the log");
         self.role.send_replace(RelayRole::Standalone);
@@ -193,7 +193,7 @@ impl Follower {
             }
         }
         self.confirm(batch.epoch(), at.seen, at.seen, request.sent);
-        self.turns.send_modify(|turns| turns.done = turns.done.max(request.turn));
+        self.counter.send_modify(|counter| counter.done = counter.done.max(request.poll));
         Some(true)
     }
 

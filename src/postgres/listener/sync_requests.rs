@@ -30,7 +30,7 @@ pub(super) struct SyncRequests {
 pub(super) struct PendingSync {
     pub(super) nonce: u64,
     pub(super) sent: Moment,
-    pub(super) turn: u64,
+    pub(super) poll: u64,
 }
 
 impl SyncRequests {
@@ -70,9 +70,9 @@ impl SyncRequests {
     }
 
     /// Adds a request that is about to be sent, and returns the nonce that its response will carry.
-    pub(super) fn add(&mut self, turn: u64) -> u64 {
+    pub(super) fn add(&mut self, poll: u64) -> u64 {
         let (nonce, sent) = (fastrand::u64(..), clock::moment());
-        self.open.push_back(PendingSync { nonce, sent, turn });
+        self.open.push_back(PendingSync { nonce, sent, poll });
         self.next = sent.at + EVERY;
         nonce
     }
@@ -101,9 +101,9 @@ mod tests {
         assert!(!requests.has_room());
         assert!(requests.complete(&[first ^ second]).is_none());
         let completed = requests.complete(&[first]).unwrap();
-        assert_eq!((completed.sent.at, completed.turn), (began, 1));
+        assert_eq!((completed.sent.at, completed.poll), (began, 1));
         assert!(requests.complete(&[first]).is_none(), "once");
-        assert_eq!(requests.complete(&[7, second]).unwrap().turn, 2);
+        assert_eq!(requests.complete(&[7, second]).unwrap().poll, 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -111,7 +111,7 @@ mod tests {
         let mut requests = SyncRequests::new();
         let _lost = requests.add(1);
         let second = requests.add(2);
-        assert_eq!(requests.complete(&[second]).unwrap().turn, 2);
+        assert_eq!(requests.complete(&[second]).unwrap().poll, 2);
         assert!(requests.has_room() && !requests.are_overdue());
         advance(2 * RESPOND_WITHIN).await;
         assert!(!requests.are_overdue());

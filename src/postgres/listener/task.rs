@@ -62,10 +62,10 @@ impl Follower {
     }
 
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
-        self.turns.send_modify(|turns| turns.opening += 1);
+        self.counter.send_modify(|counter| counter.opening += 1);
         let mut conn = connect(&self.db).await?;
         if self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)? {
-            self.turns.send_modify(|turns| turns.opened = turns.opening);
+            self.counter.send_modify(|counter| counter.opened = counter.opening);
         }
         tracing::info!("following the change log again");
         Ok(conn)
@@ -81,8 +81,8 @@ impl Follower {
                 _ if self.knows_a_later_timeline() => break FollowEnd::OldPrimary,
                 RelayStep::Poll | RelayStep::PollForSession => {
                     let report = self.polling_report();
-                    let turn = self.turn(&mut conn, next == RelayStep::PollForSession);
-                    report_while(report, turn).await?;
+                    let poll = self.poll_once(&mut conn, next == RelayStep::PollForSession);
+                    report_while(report, poll).await?;
                     poll_at = self.next_poll();
                 }
                 RelayStep::Wait => {}
@@ -100,9 +100,10 @@ impl Follower {
         conn: &mut PgListener,
         poll_at: Instant,
     ) -> Result<RelayStep, sqlx::Error> {
-        let mut poll_at = self.relaying.due.map_or(poll_at, |due| due.min(poll_at)).min(self.beat);
+        let mut poll_at =
+            self.relaying.due.map_or(poll_at, |due| due.min(poll_at)).min(self.next_heartbeat);
         if self.published.is_due() {
-            poll_at = poll_at.min(self.rested);
+            poll_at = poll_at.min(self.rested_at);
         }
         loop {
             let wake = self.try_relay_at().map_or(poll_at, |at| at.min(poll_at));
@@ -117,7 +118,7 @@ impl Follower {
                         continue;
                     }
                     self.wakeups.notified();
-                    poll_at = poll_at.min(self.rested);
+                    poll_at = poll_at.min(self.rested_at);
                     if poll_at <= clock::now() {
                         return Ok(RelayStep::Poll);
                     }
@@ -130,7 +131,7 @@ impl Follower {
                 }
                 event = next_of(&mut self.relay) => return Ok(self.receive(event)),
                 () = self.published.changed() => {
-                    poll_at = poll_at.min(self.rested);
+                    poll_at = poll_at.min(self.rested_at);
                     if poll_at <= clock::now() {
                         return Ok(RelayStep::Poll);
                     }
@@ -147,7 +148,7 @@ impl Follower {
 
     fn next_poll(&self) -> Instant {
         if self.unsettled {
-            return self.rested;
+            return self.rested_at;
         }
         let pause = match (self.running.ids.is_empty(), self.wakeups.are_reliable()) {
             (false, _) => self.running.pause,
@@ -155,17 +156,17 @@ impl Follower {
             (true, true) => HEARTBEAT,
         };
         let poll_at = clock::now() + pause;
-        if self.notify_suppressed { poll_at.min(self.rested) } else { poll_at }
+        if self.notify_suppressed { poll_at.min(self.rested_at) } else { poll_at }
     }
 
     /// Polls the log once, and on a heartbeat also checks the schema. A poll for a session first takes a position past
     /// everything that sessions have seen so far, so that their next requests need no further poll.
-    pub(super) async fn turn(
+    pub(super) async fn poll_once(
         &mut self,
         conn: &mut PgListener,
         for_session: bool,
     ) -> Result<(), sqlx::Error> {
-        let (turn, began) = (self.begin_turn(), clock::now());
+        let (poll, began) = (self.begin_poll(), clock::now());
         let requests = self.take_sync_requests();
         let for_session = for_session || requests.is_urgent;
         let excused = for_session || self.notify_suppressed || !self.running.ids.is_empty();
@@ -174,8 +175,8 @@ impl Follower {
         if self.read.is_some() && self.leaves_stream_to_relay() {
             // The relay may have taken the slot over.
             self.published.stop();
-            self.rested = clock::now() + BUSY;
-            self.beat = clock::now() + HEARTBEAT;
+            self.rested_at = clock::now() + BUSY;
+            self.next_heartbeat = clock::now() + HEARTBEAT;
             return Ok(());
         }
         // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
@@ -183,21 +184,21 @@ impl Follower {
             true => within(log::announce(&mut *conn)).await?,
             false => self.seen(),
         };
-        let beat = clock::now() >= self.beat;
-        if beat {
+        let is_heartbeat = clock::now() >= self.next_heartbeat;
+        if is_heartbeat {
             self.check_schema(conn).await?;
         }
         let has_changes = self.drain(conn, from, requests).await?;
-        self.end_turn(turn);
+        self.end_poll(poll);
         if has_changes && unexplained {
             self.wakeups.mark_unreliable(conn).await;
         }
         let took = began.elapsed();
-        self.rested = clock::now() + (took * REST).min(took.max(BUSY));
-        if beat {
+        self.rested_at = clock::now() + (took * REST).min(took.max(BUSY));
+        if is_heartbeat {
             self.housekeeping.work(conn, self.schema).await?;
             self.published.clean_up(conn).await?;
-            self.beat = clock::now() + HEARTBEAT;
+            self.next_heartbeat = clock::now() + HEARTBEAT;
         }
         Ok(())
     }
@@ -205,7 +206,7 @@ impl Follower {
     /// On a new connection: continues from the last snapshot, or loads the log if there is none. Returns `false` if the log
     /// was not read, since the relay is to read it.
     pub(super) async fn catch_up(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
-        let turn = self.begin_turn();
+        let poll = self.begin_poll();
         self.notify_suppressed = false;
         self.fingerprint = Fingerprint::default();
         let identity = within(identity(&mut *conn)).await?;
@@ -214,15 +215,15 @@ impl Follower {
         self.db.inner.lag.note_timeline(&identity);
         if self.read.is_some() {
             if self.leaves_stream_to_relay() {
-                self.beat = clock::now();
+                self.next_heartbeat = clock::now();
                 return Ok(false);
             }
             // Before the drain confirms stored entries, since the schema may have changed too.
             self.check_schema(conn).await?;
         }
         self.drain(conn, self.seen(), TakenRequests::default()).await?;
-        self.end_turn(turn);
-        self.beat = clock::now();
+        self.end_poll(poll);
+        self.next_heartbeat = clock::now();
         Ok(true)
     }
 }

@@ -78,7 +78,7 @@ async fn a_log_that_cannot_be_trimmed_is_followed_on_the_same_connection() {
     let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
     follower.housekeeping.trim_now();
-    let (process, turns) = (follower.process, follower.turns.subscribe());
+    let (process, counter) = (follower.process, follower.counter.subscribe());
     let task = tokio::spawn(follower.run(conn));
     let attempts = async || {
         let sql = "select case when is_called then last_value else 0 end from attempts";
@@ -87,7 +87,7 @@ async fn a_log_that_cannot_be_trimmed_is_followed_on_the_same_connection() {
     while attempts().await < 2 {
         yield_now().await;
     }
-    let (done, state) = (turns.borrow().done, || *turns.borrow());
+    let (done, state) = (counter.borrow().done, || *counter.borrow());
     while state().done == done {
         yield_now().await;
     }
@@ -112,9 +112,9 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
     for id in 0..9 {
         server.psql(&format!("insert into t values ({id})")).await.unwrap();
     }
-    follower.turn(&mut conn, false).await.unwrap();
+    follower.poll_once(&mut conn, false).await.unwrap();
     assert!(follower.notify_suppressed, "it found many commits");
-    follower.turn(&mut conn, false).await.unwrap();
+    follower.poll_once(&mut conn, false).await.unwrap();
     assert!(!follower.notify_suppressed);
     // The check of the queue can be outdated at once.
     server
@@ -123,7 +123,7 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
         .unwrap();
     check_notifications(&db, &mut conn).await.unwrap();
     follower.notify_suppressed = true;
-    follower.turn(&mut conn, false).await.unwrap();
+    follower.poll_once(&mut conn, false).await.unwrap();
 }
 
 #[tokio::test]
