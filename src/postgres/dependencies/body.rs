@@ -233,8 +233,10 @@ mod tests {
 
     #[test]
     fn a_body_that_reads_the_clock_is_detected() {
-        let asks = |body| calls(body).is_some_and(|calls| calls.reads_clock);
-        assert!(asks("select current_date") && asks("begin return 'today'::date; end"));
-        assert!(!asks("select $1 * 2"));
+        let reads_clock = |body| calls(body).is_some_and(|calls| calls.reads_clock);
+        assert!(
+            reads_clock("select current_date") && reads_clock("begin return 'today'::date; end")
+        );
+        assert!(!reads_clock("select $1 * 2"));
     }
 }

@@ -56,9 +56,9 @@ impl Wakeups {
     pub(super) async fn mark_unreliable(&mut self, conn: &mut PgListener) {
         let is_new = self.are_reliable();
         self.unreliable_until = clock::now() + UNRELIABLE_FOR;
-        let stranger = sqlx::query_as::<_, (i32, String, String)>(LOCK_HOLDER);
-        let held = within(stranger.fetch_optional(&mut *conn)).await;
-        if let (true, Ok(Some((process, role, application)))) = (is_new, held) {
+        let holder = sqlx::query_as::<_, (i32, String, String)>(LOCK_HOLDER);
+        let found = within(holder.fetch_optional(&mut *conn)).await;
+        if let (true, Ok(Some((process, role, application)))) = (is_new, found) {
             tracing::warn!(
                 process,
                 role,

@@ -3,7 +3,7 @@ use crate::postgres::dependencies::{Family, ValueSource};
 
 /// What a statement says if all columns are of one family.
 fn of(family: Family, sql: &str) -> Vec<String> {
-    let told = |one: Condition| {
+    let describe = |one: Condition| {
         let values = one.values.iter().map(|value| match value.given(family)? {
             ValueSource::Literal(text) => Some(text),
             ValueSource::Parameter(parameter) if parameter.is_array => {
@@ -15,7 +15,7 @@ fn of(family: Family, sql: &str) -> Vec<String> {
         Some(format!("{}.{} = {}", one.relation, one.column, values?.join(" or ")))
     };
     super::conditions(sql)
-        .map_or_else(Vec::new, |said| said.conditions.into_iter().filter_map(told).collect())
+        .map_or_else(Vec::new, |found| found.conditions.into_iter().filter_map(describe).collect())
 }
 
 fn conditions(sql: &str) -> Vec<String> {
@@ -184,7 +184,7 @@ fn each_subquery_narrows_its_own_tables() {
 
 #[test]
 fn each_mention_of_a_table_is_counted() {
-    let named = |sql| super::conditions(sql).map(|said| said.relations.len());
+    let named = |sql| super::conditions(sql).map(|found| found.relations.len());
     assert_eq!(named("select * from t a, t b where a.id = $1"), Some(2));
     assert_eq!(named("select *, (select max(id) from t) from t where t.id = $1"), Some(2));
     assert_eq!(named("select * from t where id = $1 union select * from t"), Some(2));

@@ -106,11 +106,11 @@ async fn the_server_sees_a_literal_only_in_the_clients_own_statement() {
     let logged = async || world.postgres.log().contains("reloading configuration files");
     eventually("the log is on", logged).await.expect("log");
     for literal in [r"'marked'", r"'marked\'''", r"E'marked'", r"$$marked$$", r"'marked'::text"] {
-        let sql = format!("select n as told from people where name = {literal} -- marked");
+        let sql = format!("select n as found from people where name = {literal} -- marked");
         world.numbers(&sql).await;
         let log = world.postgres.log();
         let marked: Vec<&str> = log.lines().filter(|line| line.contains("marked")).collect();
-        let others = marked.iter().filter(|line| !line.contains(": select n as told from people"));
+        let others = marked.iter().filter(|line| !line.contains(": select n as found from people"));
         assert_eq!(others.count(), 0, "{marked:#?}");
         assert!(!marked.is_empty(), "the statement itself was run");
     }
@@ -122,14 +122,14 @@ async fn a_change_to_a_row_is_seen_by_reads_that_cast_a_text_to_its_number() {
         "create table a (id int primary key, n int); insert into a values (1, 0), (10, 0), (-1, 0)";
     let world = World::new(schema, Triggers::new().table("a")).await;
     for (text, id) in [("1", 1), (" 1 ", 1), ("+1", 1), ("010", 10), ("-1", -1), ("-01", -1)] {
-        let ask = async || {
+        let count = async || {
             let query = sqlx::query("select n from a where id = $1::int").bind(text);
             world.cached().fetch_one::<(i32,)>(query).await.expect("row").0
         };
-        let before = ask().await;
+        let before = count().await;
         let write = format!("update a set n = n + 1 where id = {id}");
         world.postgres.psql(&write).await.expect("update");
-        eventually(text, async || ask().await == before + 1).await.expect("seen");
+        eventually(text, async || count().await == before + 1).await.expect("seen");
     }
 }
 
@@ -140,13 +140,13 @@ async fn a_parameter_is_not_read_as_the_type_of_another_statements_parameter() {
     let world = World::new(schema, Triggers::new().table("a")).await;
     let number = sqlx::query("select n, 1 from a where id = $1::int").bind(1234_i32);
     assert_eq!(world.cached().fetch_one::<(i32, i32)>(number).await.expect("row").0, 0);
-    let ask = async || {
+    let count = async || {
         let query = sqlx::query("select n from a where id = $1::int").bind("1234");
         world.cached().fetch_one::<(i32,)>(query).await.expect("row").0
     };
-    assert_eq!(ask().await, 0);
+    assert_eq!(count().await, 0);
     world.postgres.psql("update a set n = 1").await.expect("update");
-    eventually("the change is seen", async || ask().await == 1).await.expect("seen");
+    eventually("the change is seen", async || count().await == 1).await.expect("seen");
 }
 
 /// Changes of rows with long values have one tag for all of them.

@@ -296,13 +296,13 @@ async fn check(server: &mut Server, sql: &str) -> bool {
 
 async fn statements(seeds: std::ops::Range<u64>) {
     let mut server = Server::start(SCHEMA).await;
-    let mut told = 0;
+    let mut narrowed = 0;
     let cases = seeds.end - seeds.start;
     for seed in seeds {
         let sql = Writer::new(seed).statement();
-        told += u64::from(check(&mut server, &sql).await);
+        narrowed += u64::from(check(&mut server, &sql).await);
     }
-    assert!(told > cases / 4, "{told} of {cases} statements were narrowed");
+    assert!(narrowed > cases / 4, "{narrowed} of {cases} statements were narrowed");
 }
 
 #[tokio::test]

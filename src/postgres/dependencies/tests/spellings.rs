@@ -171,12 +171,13 @@ async fn server() -> Server {
     server
 }
 
-/// A column of any type, most often of one that rows are told apart by.
+/// A column of any type, most often of one that distinguishes rows.
 fn column(random: &mut fastrand::Rng) -> usize {
-    const TOLD: &[&str] =
+    const NARROWED: &[&str] =
         &["smallint", "integer", "bigint", "text", "varchar", "varchar(5)", "uuid"];
-    let told = random.choice(TOLD).and_then(|told| TYPES.iter().position(|kind| kind == told));
-    told.filter(|_| random.bool()).unwrap_or_else(|| random.usize(..TYPES.len()))
+    let kind =
+        random.choice(NARROWED).and_then(|kind| TYPES.iter().position(|known| known == kind));
+    kind.filter(|_| random.bool()).unwrap_or_else(|| random.usize(..TYPES.len()))
 }
 
 /// A literal for a value, in one of the forms that there are.
@@ -283,7 +284,7 @@ where
     }
 }
 
-fn assert_told(sql: &str, rows: &[String], value: &str) {
+fn assert_same_tag(sql: &str, rows: &[String], value: &str) {
     for row in rows {
         let (row, value) = (Tag::column("t", "c", row), Tag::column("t", "c", value));
         assert_eq!(row, value, "{sql} finds {rows:?}");
@@ -304,7 +305,7 @@ async fn a_change_to_a_row_that_one_of_many_literals_matches_carries_its_tag() {
 async fn literals(cases: usize) {
     let mut server = server().await;
     let mut random = fastrand::Rng::with_seed(18);
-    let mut told = 0;
+    let mut cases_with_rows = 0;
     for _ in 0..cases {
         let of = column(&mut random);
         let value = random.choice(VALUES).copied().unwrap_or_default();
@@ -319,10 +320,10 @@ async fn literals(cases: usize) {
         let Some(by) = narrowed(&mut server, &sql).await else { continue };
         let [ValueSource::Literal(value)] = &by.values[..] else { continue };
         let Some(rows) = found(&mut server.conn, sql.clone(), ()).await else { continue };
-        assert_told(&sql, &rows, value);
-        told += usize::from(!rows.is_empty());
+        assert_same_tag(&sql, &rows, value);
+        cases_with_rows += usize::from(!rows.is_empty());
     }
-    assert!(told > cases / 50, "{told} of the literals told rows apart");
+    assert!(cases_with_rows > cases / 50, "{cases_with_rows} of the literals distinguished rows");
 }
 
 async fn bound<'q, T>(server: &mut Server, sql: &str, given: T) -> bool
@@ -358,7 +359,7 @@ async fn a_change_to_a_row_that_one_of_many_parameters_matches_carries_its_tag()
 async fn parameters(cases: usize) {
     let mut server = server().await;
     let mut random = fastrand::Rng::with_seed(16);
-    let mut told = 0;
+    let mut cases_with_rows = 0;
     for _ in 0..cases {
         let of = column(&mut random);
         let spelled = cast(&mut random, "$1".to_owned());
@@ -367,7 +368,7 @@ async fn parameters(cases: usize) {
         let number = text.trim().parse::<f64>().unwrap_or(7.0);
         #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
         let integer = number as i64;
-        let tells = match random.u8(..9) {
+        let has_rows = match random.u8(..9) {
             0..4 => bound(&mut server, &sql, text.to_owned()).await,
             4 => bound(&mut server, &sql, integer).await,
             5 => bound(&mut server, &sql, i32::try_from(integer).unwrap_or(8)).await,
@@ -375,9 +376,9 @@ async fn parameters(cases: usize) {
             7 => bound(&mut server, &sql, number).await,
             _ => bound(&mut server, &sql, Option::<String>::None).await,
         };
-        told += usize::from(tells);
+        cases_with_rows += usize::from(has_rows);
     }
-    assert!(told > cases / 50, "{told} of the parameters told rows apart");
+    assert!(cases_with_rows > cases / 50, "{cases_with_rows} of the parameters distinguished rows");
 }
 
 #[tokio::test]
