@@ -146,7 +146,7 @@ impl Connector {
             Ok(Err(error)) => error,
             Err(_late) => no_response(PATIENCE).into(),
         };
-        tracing::warn!(host = self.options.get_host(), %error, "no new credentials for a server");
+        tracing::warn!(host = self.options.get_host(), %error, "could not obtain new credentials for the server");
         *failed = Some(FailedIssue { at: clock::now(), why: error.to_string() });
         self.known(None).ok_or(Error::Configuration(error))
     }

@@ -116,7 +116,8 @@ impl Database {
         own: Option<Arc<Requirement>>,
     ) -> Result<Transaction, sqlx::Error> {
         if let Some(record) = Record::current() {
-            let why = "the reads of a transaction are unknown to the cache";
+            let why = "the cache does not see what a transaction reads: use Database::reader or \
+                       Database::read_transaction";
             record.note_uncacheable(Uncacheable::new("unnoted-reads", why));
         }
         let stray = self.is_stray_source().then(Stray::read).flatten();
@@ -222,11 +223,14 @@ impl Database {
         if !primary.observe_newest(&identity) {
             // This connection must not be used for other reads either.
             conn.close();
-            let why = "the primary's name alternates between an old primary and the new one";
+            let why = "the primary's host name leads to an old primary and to the new one in turn: fix the name, \
+                       or stop the old primary";
             return Err(sqlx::Error::Protocol(why.into()));
         }
         let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
-        let at = at.ok_or_else(|| sqlx::Error::Protocol("no position from the primary".into()))?;
+        let at = at.ok_or_else(|| {
+            sqlx::Error::Protocol("the primary did not report its WAL position".into())
+        })?;
         Ok(LogPosition::new(at.epoch, identity.position.unwrap_or(at.position)))
     }
 

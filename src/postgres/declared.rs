@@ -54,7 +54,7 @@ const POSITION: &str = concat!(
 #[non_exhaustive]
 pub enum DeclareError {
     /// The server lacks something that the read must see. Read from the primary instead, and declare that read.
-    #[error("the server lacks changes that the read must see: read from the primary")]
+    #[error("the server lacks changes that the read must see: run the read on the primary instead")]
     Behind,
     /// What the statement depends on could not be looked up, or the session could not be compared.
     #[error("what the read depends on could not be looked up: {0}")]
@@ -300,7 +300,7 @@ impl Database {
             if own.text.is_some() {
                 return Ok(false);
             }
-            let why = "the session of the Database's own connections is unknown at present";
+            let why = "the settings of the Database's own connections could not be read a moment ago: try again";
             return Err(DeclareError::Lookup(Error::Protocol(why.into())));
         }
         let text = self.query_own_session().await;

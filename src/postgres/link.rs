@@ -134,9 +134,9 @@ impl Log for ListenerLink {
             match self.follows(epoch) {
                 true => Ok(()),
                 // Its name alternates between two servers.
-                false => {
-                    Err(LogError("the connection led to another epoch than the one before".into()))
-                }
+                false => Err(LogError(
+                    "the new connection leads to another epoch than the previous connection".into(),
+                )),
             }
         })
     }

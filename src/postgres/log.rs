@@ -11,12 +11,8 @@ use super::sql_error::sql_state;
 use crate::entry::{Epoch, Position};
 
 mod budget;
-#[cfg(test)]
-mod copies;
 mod detail;
 mod drain;
-#[cfg(test)]
-mod large;
 mod load;
 #[cfg(test)]
 mod tests;

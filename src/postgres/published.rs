@@ -146,9 +146,9 @@ impl PublishedStream {
                 if let Err(error) = within(Box::pin(self.start_now(db, conn))).await {
                     self.stop();
                     if is_late(&error) {
-                        tracing::debug!(%error, "the stream of changes does not start at once");
+                        tracing::debug!(%error, "the stream of changes has not started yet: trying again");
                     } else {
-                        tracing::warn!(%error, "the stream of changes does not start");
+                        tracing::warn!(%error, "the stream of changes can't be started: trying again");
                     }
                 }
             }

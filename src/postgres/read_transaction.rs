@@ -110,7 +110,7 @@ impl ReadTransaction {
 fn proof_after(proof: &ReadProof, plan: &RoutePlan, schema: u64) -> ReadProof {
     match proof {
         ReadProof::Basis(_) if !plan.is_read => {
-            let why = "a statement of the read transaction may have changed what later ones mean";
+            let why = "a statement of the read transaction may have changed settings that later statements depend on";
             ReadProof::Nothing(Uncacheable::new("unnoted-reads", why))
         }
         // The connection may have settings and prepared statements from before the change.

@@ -288,7 +288,7 @@ impl RelayTask {
             Outgoing::Checkpoint(checkpoint) => {
                 let put = self.bus.put(&self.checkpoint, &encode(&checkpoint), CHECKPOINT).await;
                 if let Err(error) = put {
-                    tracing::debug!(%error, "leaving a checkpoint for other nodes failed");
+                    tracing::debug!(%error, "can't store a checkpoint for other nodes");
                 }
                 return;
             }

@@ -270,7 +270,7 @@ impl RoutePlan {
                 self.replayed_schema = self.schema;
             }
             DependencySource::Primary(_) | DependencySource::Standby => {
-                let why = "its dependencies were looked up on a server that is not followed";
+                let why = "its dependencies were looked up on a server whose schema changes this node does not follow";
                 record.note_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
         }

@@ -92,7 +92,8 @@ impl ReplicationConnection {
                 | Message::NoticeResponse(_)
                 | Message::ParameterStatus(_) => {}
                 _ => {
-                    let why = "the server asks for another proof than a password or a certificate";
+                    let why = "the server requires an authentication method other than a password or a client \
+                               certificate: change pg_hba.conf for this role";
                     return Err(StreamError::Options(why.to_owned()));
                 }
             }
@@ -112,7 +113,9 @@ impl ReplicationConnection {
         frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut self.output)?;
         self.send().await?;
         let Message::AuthenticationSaslContinue(challenge) = self.receive().await? else {
-            return Err(StreamError::Decode("no challenge for the password"));
+            return Err(StreamError::Decode(
+                "the server did not reply to the SCRAM authentication with a challenge",
+            ));
         };
         scram.update(challenge.data())?;
         frontend::sasl_response(scram.message(), &mut self.output)?;

@@ -51,7 +51,7 @@ pub(crate) async fn free(conn: &mut PgConnection, point: &StreamPoint) -> Result
 pub(crate) async fn check(conn: &mut PgConnection, point: &StreamPoint) -> Result<(), StreamError> {
     match look(conn, point).await?.confirmed <= point.position {
         true => Ok(()),
-        false => Err(lost(point, "it has no changes from there on")),
+        false => Err(lost(point, "it no longer holds the changes from this stream's position on")),
     }
 }
 
@@ -66,7 +66,7 @@ async fn look(conn: &mut PgConnection, point: &StreamPoint) -> Result<KeptSlot, 
         where slot_name = $1 and database = pg_catalog.current_database() and plugin = 'pgoutput'";
     // The name comes from elsewhere, and a connection that uses the slot is ended.
     if !point.slot.starts_with(PREFIX) {
-        return Err(lost(point, "it has another name than such slots have"));
+        return Err(lost(point, "its name is not that of a slot that outlives its stream"));
     }
     let found = sqlx::query_as::<_, (String, bool, Option<bool>)>(LOOK).bind(&point.slot);
     match found.fetch_optional(conn).await.map_err(StreamError::Slot)? {

@@ -108,5 +108,5 @@ pub(crate) fn position(text: &str) -> Result<u64, StreamError> {
         let half = |digits| u32::from_str_radix(digits, 16).ok().map(u64::from);
         Some((half(high)? << 32) | half(low)?)
     });
-    parsed.ok_or(StreamError::Decode("a position that is none"))
+    parsed.ok_or(StreamError::Decode("the position of a watermark is invalid"))
 }

@@ -87,7 +87,7 @@ fn parse(sql: &str, tokens: &[SqlToken]) -> Result<Statement, Unanalyzable> {
     let parsed: Vec<_> =
         parsed.into_iter().filter(|token| !matches!(token, Parsed::Whitespace(_))).collect();
     if !same_reading(&parsed, tokens) {
-        return Err(Unanalyzable::not_understood("two readings of its words disagree"));
+        return Err(Unanalyzable::not_understood("two ways of splitting it into words disagree"));
     }
     let mut statements = Parser::new(&dialect)
         .with_tokens(rewrite(parsed))

@@ -34,7 +34,8 @@ pub(crate) enum Unanalyzable {
     UntrackedTable(String, String),
     /// Changes that a subscription replicates fire no statement trigger.
     #[error(
-        "a subscription writes to table {0}, and replicated changes fire no trigger; cache where the rows are written"
+        "a subscription writes to table {0}, and replicated changes fire no trigger; \
+         use Tidegate with the server on which the rows are written"
     )]
     SubscribedTable(String),
     /// Changes only at REFRESH, which fires no trigger.
@@ -78,8 +79,8 @@ pub(crate) enum Unanalyzable {
     /// Declared IMMUTABLE, although its body reads something. Postgres itself may use outdated results: a reused plan
     /// contains the value that the function once returned.
     #[error(
-        "function {0} is used as if it were IMMUTABLE, but its body reads tables, the catalogue or the connection, \
-         or can't be understood; put its query into the statement"
+        "function {0} is declared IMMUTABLE or called by one that is, but its body reads tables, \
+         the catalogue or the connection, or can't be understood; put its query into the statement"
     )]
     ReadingFunction(String),
     /// No function by this name on this connection's search path.

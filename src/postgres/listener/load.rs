@@ -52,7 +52,9 @@ impl Follower {
         self.begin_epoch(&start);
         // With a mark, a node that starts later knows all changes since then, and can use what this one stores.
         match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
-            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "can't mark the log"),
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::debug!(%error, "can't store a mark: the next node may start cold");
+            }
             marked => drop(marked?),
         }
         let Some(began) = start.known_from else { return Ok(false) };

@@ -9,7 +9,9 @@ use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
 use crate::postgres::identity::identity;
 use tidegate_testing::Postgres;
 
+mod copies;
 mod histories;
+mod large;
 mod notifications;
 mod schema;
 

@@ -11,8 +11,8 @@ const VERSIONED: &str = "delete from tidegate.meta;\ninsert into tidegate.meta (
 
 const HEAD: &str = "-- Made by tidegate; run it as the owner of the tables.
 
--- All later users of a table wait behind a lock that this waits for. If it can't get one in time, run it again when no
--- transaction is open for long.
+-- While this script waits for a lock on a table, all later statements that use the table wait too. So the script gives
+-- up after a while: then run it again when no transaction is open for long.
 do $$ begin
     if pg_catalog.current_setting('lock_timeout') = '0' then
         set local lock_timeout = '5001ms';

@@ -35,7 +35,7 @@ pub(super) async fn drop_all(conn: &mut PgConnection) -> Result<(), SchemaError>
         if may_not || began.elapsed() > FREE_WITHIN {
             tracing::warn!(
                 left,
-                "replication slots are left: stop the nodes, and pg_drop_replication_slot"
+                "replication slots remain: stop the nodes, then drop the slots with pg_drop_replication_slot"
             );
             return Ok(());
         }

@@ -182,7 +182,9 @@ async fn no_event_trigger(
     version: i32,
 ) -> Result<Option<String>, SchemaError> {
     if version < WITH_EVENT_TRIGGERS {
-        return Ok(Some("the schema is of a version that has none".to_owned()));
+        return Ok(Some(
+            "the installed version of the schema has none: run `tidegate install` again".to_owned(),
+        ));
     }
     let why = sqlx::query_scalar("select tidegate.no_event_trigger()").fetch_one(conn).await;
     why.map_err(within("the schema tidegate"))

@@ -198,7 +198,8 @@ pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> 
     };
     let bound = &scaling["bound"];
     Some(format!(
-        "- {} concurrent requests for one response that is not stored, over {} nodes with one Redis. Handler runs, round by round: {}. Without the cache: {}.\n\
+        "- {} concurrent requests for one response that is not stored, over {} nodes with one Redis. Handler \
+         runs, round by round: {}. Without the cache: {}.\n\
          - {} connections held open at once, of {} requested; {} of {} requests over them were hits, and each \
          connection took {} bytes of the node's memory.\n\
          - Memory filled with ten times its capacity: {} bytes of the {} allowed, in {} entries; the process grew by {} \

@@ -44,7 +44,7 @@ pub(crate) async fn encrypt(
         b'S' => {}
         b'N' if matches!(options.mode, PgSslMode::Prefer) => return Ok(Box::new(socket)),
         b'N' => return Err(StreamError::Tls("the server does not offer it".to_owned())),
-        _ => return Err(StreamError::Decode("a reply to the request for TLS that is none")),
+        _ => return Err(StreamError::Decode("the reply to the TLS request is invalid")),
     }
     let name = ServerName::try_from(host.to_owned()).map_err(failed)?;
     let options = options.clone();

@@ -4,7 +4,7 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::*;
+use super::super::*;
 use crate::postgres::Triggers;
 use crate::postgres::identity::identity;
 use crate::postgres::sample::ServerPosition;

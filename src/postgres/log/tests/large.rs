@@ -5,8 +5,8 @@
 use sqlx::{Connection, PgConnection};
 use tidegate_testing::Postgres;
 
-use super::tests::{Bed, run};
-use super::*;
+use super::super::*;
+use super::{Bed, run};
 use crate::postgres::Triggers;
 
 /// The log rows of a statement of 100 rows, `rows` times in one transaction.
