@@ -83,7 +83,7 @@ pub(crate) async fn same_origin(request: Request, next: Next) -> Response {
     if request.method().is_safe() || is_meant(request.headers()) {
         return next.run(request).await;
     }
-    let why = "refused: send the header Tidegate-Admin, from the page's own origin\n";
+    let why = "refused: the request must have the header Tidegate-Admin, and come from a page of the same origin\n";
     (StatusCode::FORBIDDEN, why).into_response()
 }
 

@@ -234,7 +234,7 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         }
         Outcome::Bypass(B::Off) => "the cache is switched off on this node",
         Outcome::Bypass(B::NoPolicy) if route.is_none() => {
-            "this layer knows no route for this path; a route without a policy is known after its first request"
+            "this layer knows no route for this path (it learns of a route without a policy from the first request)"
         }
         Outcome::Bypass(B::NoPolicy) => "the route has no policy",
         Outcome::Bypass(B::Personal) => {
@@ -246,7 +246,8 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
              CacheLayer::extension"
         }
         Outcome::Bypass(B::Unconfirmed) => {
-            "this node's last read of the change log is longer ago than Policy::max_staleness; its log says why"
+            "this node's last read of the change log is longer ago than Policy::max_staleness; the node's log output \
+             says why"
         }
         Outcome::Bypass(B::NoParameter) => {
             "a tag uses a parameter that is missing from the path or can't be decoded"

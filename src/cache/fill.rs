@@ -200,8 +200,7 @@ impl FillGuard {
     /// "there is none".
     pub(crate) fn fill(self, negative: bool, head: Bytes, body: Bytes) -> FillOutcome {
         if negative && self.policy.negative_ttl.is_none() {
-            let why =
-                "a response that says \"there is none\" is stored only with Policy::negative_ttl";
+            let why = "a \"not found\" response or value is stored only with Policy::negative_ttl";
             // The outer scope still needs this one's dependencies.
             self.record.close(None);
             self.remove_stored();

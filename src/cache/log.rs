@@ -99,5 +99,5 @@ impl AttachedLog {
 
 /// The change log could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("the database's change log could not be read or written")]
+#[error("the database's change log could not be read or written: run `tidegate doctor`")]
 pub struct LogError(#[source] pub Box<dyn Error + Send + Sync>);

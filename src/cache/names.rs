@@ -14,7 +14,9 @@ pub(crate) fn header_fault(setting: &str, name: &str) -> Option<String> {
 /// The same for a setting in which a `*` at the end stands for any rest.
 pub(crate) fn header_pattern_fault(setting: &str, name: &str) -> Option<String> {
     match name.strip_suffix('*') {
-        Some("") => Some(format!("{setting} has `*`, which matches every header")),
+        Some("") => Some(format!(
+            "{setting} has `*`, which matches every header: name each header, or a prefix of names"
+        )),
         stem => header_fault(setting, stem.unwrap_or(name)),
     }
 }

@@ -124,7 +124,7 @@ impl Record {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
             None => self.mark_uncacheable(Uncacheable::new(
                 "late-tags",
-                "its tags were added after the work had begun",
+                "tags were added to it after its handler had begun",
             )),
         }
     }
@@ -340,7 +340,10 @@ impl Record {
             return Err(uncacheable.clone());
         }
         if notes.open_reads > 0 {
-            return Err(Uncacheable::new(READ_FAILED, "a declared read has not ended"));
+            return Err(Uncacheable::new(
+                READ_FAILED,
+                "a read that was declared has not been reported as complete: call DeclaredRead::end",
+            ));
         }
         if self.may_hold_strays() {
             let why = "a read outside any scope may have gone into the response; use ScopeLayer for layers around \

@@ -15,7 +15,8 @@ const LONGEST: usize = 128;
 pub enum VersionError {
     /// It is empty or only white space, as from an unset environment variable.
     #[error(
-        "the version of the cache is empty: give Cache::version a text that changes whenever responses may, such as \
+        "the version of the cache is empty: give Cache::version a text that changes whenever the form of responses \
+         may have changed, such as \
          env!(\"CARGO_PKG_VERSION\") or the commit"
     )]
     Empty,

@@ -294,7 +294,7 @@ impl<'p> ResponseFill<'p> {
 
     /// Removes the stored response after a 304 that is about another one.
     pub(crate) async fn refute(self) -> Uncacheable {
-        let why = "the handler's 304 is about another response";
+        let why = "the validator of the handler's 304 differs from the stored response's";
         self.reject_stored(Uncacheable::new("other-etag", why)).await
     }
 

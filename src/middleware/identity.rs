@@ -71,9 +71,10 @@ impl KnownExtensions {
         {
             tracing::warn!(
                 %status,
-                "a strict policy withheld request extensions from a handler that then responded with this status: if the \
-                 handler needs one, pass it on by Policy::vary_by_extension if it identifies the client, and by \
-                 CacheLayer::extension otherwise"
+                "a strict policy withheld request extensions from a handler, which then responded with this status. \
+                 If the handler \
+                 needs an extension, declare it: by Policy::vary_by_extension if the extension identifies the client, \
+                 otherwise by CacheLayer::extension"
             );
         }
     }

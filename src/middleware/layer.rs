@@ -301,7 +301,9 @@ fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
     let is_promise = policy.public && !policy.identity.is_strict;
     let name = policy.vary.iter().filter(|_| is_promise).find(is_identity)?;
     Some(format!(
-        "public says that the response does not depend on the client, and vary names `{name}`, which identifies the \
-         client: leave one out, or add Policy::strict, so that the handler gets nothing else that identifies the client"
+        "Policy::public says that the response does not depend on the client, but Policy::vary lists `{name}`, which \
+         identifies the client: leave one of them out, or add Policy::strict, so that the handler gets nothing else \
+         that \
+         identifies the client"
     ))
 }

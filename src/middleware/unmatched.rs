@@ -77,13 +77,16 @@ impl PatternWatch {
         let similar = similar(pattern, others.iter().map(|other| &**other)).join(", ");
         let has_none = others.is_empty() && !has_matches;
         let hint = match (similar.is_empty(), has_none) {
-            (false, _) => "the routes `similar` had requests, and have no policy of their own",
+            (false, _) => {
+                "the routes in the field `similar` were requested, and have no policy of their own"
+            }
             (true, true) => "no request had a MatchedPath: add the layer with axum's Router::layer",
-            (true, false) => "no route with a similar pattern had requests and no policy",
+            (true, false) => "no similar route was requested that lacks a policy",
         };
         let message = format!(
-            "a CacheLayer has a policy for this pattern, and none of at least {ENOUGH} requests that were not served \
-             from memory has matched it; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
+            "a CacheLayer has a policy for this pattern, but no request has matched it, although at least {ENOUGH} \
+             requests were \
+             looked at; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
              nested routers; axum sets no MatchedPath for a fallback or for the service in a nest_service (use \
              CacheLayer::default_policy, or CacheLayer::with_policy around that service); {hint}"
         );

@@ -18,7 +18,8 @@ pub(super) async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
     let has_log = cache.log().is_some();
     let work = to_the_end(async move {
         if let Err(error) = cache.invalidate(tags).await {
-            tracing::warn!(%error, "could not invalidate the stored responses that a write affects");
+            tracing::warn!(%error, "could not invalidate the stored responses that a write affects: they stay until \
+                                    their TTL ends");
         }
     });
     match has_log {

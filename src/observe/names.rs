@@ -71,9 +71,11 @@ metrics! {
     LEASES_HELD "tidegate_leases_held_total" Counter
         "How often another node held the lease to compute a response.";
     NO_PERMIT "tidegate_fills_without_permit_total" Counter
-        "Fills that proceeded without a permit, or took long and lost theirs: handlers hang, or the limit is too low.";
+        "Fills (computations) that started without a permit, or held one for so long that they lost it: handlers \
+         hang, or the limit is too low.";
     STRAY_READS "tidegate_fills_with_stray_reads_total" Counter
-        "Responses that were not stored since a read outside any scope may be part of them; the log names the statement.";
+        "Responses that were not stored because a read outside any scope may be part of them; the log names the \
+         statement.";
     BACKGROUND_LOADS "tidegate_background_loads_total" Counter
         "Handler calls that no client waited for: stored responses that were renewed or audited.";
     OFF "tidegate_off" Gauge
@@ -85,7 +87,7 @@ metrics! {
     LONGEST_LOG_AGE "tidegate_longest_log_age_seconds" Gauge
         "Maximum of tidegate_log_age_seconds since the last scrape.";
     COLLISIONS "tidegate_fence_collisions_total" Counter
-        "Entries that changes to unrelated tags made invalid, counted for a sample of tags.";
+        "Entries invalidated by changes to unrelated tags, counted for a sample of tags.";
     MEMORY_ENTRIES "tidegate_memory_entries" Gauge
         "Entries in memory.";
     MEMORY_BYTES "tidegate_memory_bytes" Gauge

@@ -289,7 +289,7 @@ impl fmt::Display for RouteAdvice {
 impl fmt::Display for ColumnAdvice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (column, statements) in &self.statements {
-            write!(f, "{statements} statements compare {column}, ")?;
+            write!(f, "{statements} statements filter by {column}, ")?;
         }
         write!(
             f,

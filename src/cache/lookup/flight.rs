@@ -159,7 +159,10 @@ impl LookupTask<'_> {
             && !self.options.is_identified
             && self.session.is_none();
         if is_for_it && let Some(outer) = Record::current() {
-            outer.note_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
+            outer.note_uncacheable(Uncacheable::new(
+                "failed",
+                "the handler of a response that it contains failed",
+            ));
         }
         let found = Found { entry, tier: Tier::Memory };
         is_for_it.then_some(Hit::new(found, Outcome::Collapsed))

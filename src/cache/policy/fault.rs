@@ -41,13 +41,13 @@ impl Policy {
     fn key_fault(&self) -> Option<String> {
         if self.is_standard && self.any_query_order {
             return Some(
-                "a standard policy takes each URI as it is: leave out any_query_order".into(),
+                "Policy::standard uses each URI unchanged: leave out any_query_order".into(),
             );
         }
         if let QueryPart::Only(names) = &self.query
             && names.iter().any(String::is_empty)
         {
-            return Some("query has an empty name".into());
+            return Some("query names a parameter without a name: leave it out".into());
         }
         let is_any = self.vary.iter().any(|name| name == "*");
         if is_any {
@@ -95,7 +95,7 @@ mod tests {
             ("brace", policy().tag("users:id=id}")),
             ("empty", policy().tag(" ")),
             ("any_query_order", Policy::standard().any_query_order()),
-            ("query has an empty name", policy().query(["page", ""])),
+            ("query names a parameter without a name: leave it out", policy().query(["page", ""])),
             ("strict", policy().forward(["accept"])),
             ("forward has `x-*`", policy().strict().forward(["x-*"])),
             ("forward has `a b`", policy().strict().forward(["a b"])),

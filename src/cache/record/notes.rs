@@ -88,9 +88,10 @@ impl RecordNotes {
             return Err(Uncacheable::new(STALE_PART, why));
         }
         if self.has_unknown_part {
-            let why = "it contains a response with unknown dependencies: its service was called in another task, such as \
-                       that of tower::buffer (call it in the handler's task, or with Record::carry), or the tags of \
-                       its route could not be read";
+            let why = "it contains a response whose dependencies are unknown: either that response's service ran in \
+                       another task, such as that of \
+                       tower::buffer (call it in the handler's task, or with Record::carry), or its tags could not be \
+                       read";
             return Err(Uncacheable::new("unknown-part", why));
         }
         Ok(())

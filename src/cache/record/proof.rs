@@ -45,7 +45,10 @@ pub(super) fn proven_by_primary(fences: &Fences) -> Option<LogPosition> {
 }
 
 pub(super) fn no_position() -> Uncacheable {
-    Uncacheable::new("no-position", "how far the node has followed the database is unknown")
+    Uncacheable::new(
+        "no-position",
+        "it is unknown how far this node has followed the database's changes",
+    )
 }
 
 pub(super) fn mixed_epochs() -> Uncacheable {

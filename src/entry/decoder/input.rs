@@ -17,7 +17,7 @@ const EMPTY: usize = 1 << 16;
 pub(super) const TOO_DEEP: DecodeError =
     DecodeError::Other("more than 256 values are nested in each other");
 pub(super) const TOO_MANY: DecodeError =
-    DecodeError::Other("more than 65,536 elements take no bytes");
+    DecodeError::Other("it claims more than 65,536 elements of zero size");
 
 /// The bytes to decode, and the limits on what they may claim.
 pub(super) struct Input<'de> {

@@ -20,7 +20,7 @@ pub(crate) struct Arrival {
 
 /// No position could be observed on the primary.
 #[derive(Debug, thiserror::Error)]
-#[error("no position could be observed on the primary")]
+#[error("the primary's WAL position could not be read")]
 pub(crate) struct Unobserved;
 
 impl Requirement {

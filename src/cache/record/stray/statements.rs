@@ -91,8 +91,8 @@ pub(crate) fn warn_of_strays() {
         tracing::warn!(
             %statement,
             "a statement ran outside any scope, so the responses that were being computed at the time are not stored: \
-             put ScopeLayer around layers that read, run background work by Database::background or Record::detached, \
-             and tasks that a handler spawns in Record::carry"
+             put ScopeLayer around layers that read; run background work by Database::background or Record::detached; \
+             wrap tasks that a handler spawns in Record::carry"
         );
     }
 }
