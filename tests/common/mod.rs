@@ -48,15 +48,41 @@ pub(crate) fn told(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Waits until a condition holds; fails when that is out of reach.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..3000 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+/// Waits until a condition holds; fails if it does not within about 15 seconds.
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(Duration::from_secs(15), what, holds).await;
+}
+
+/// Waits until a condition holds; fails if it does not after checks with pauses that add up to this time.
+pub(crate) async fn eventually_within(
+    patience: Duration,
+    what: &str,
+    mut holds: impl AsyncFnMut() -> bool,
+) {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut paused = Duration::ZERO;
+    while !holds().await {
+        assert!(paused < patience, "never came true: {what}");
+        tokio::time::sleep(PAUSE).await;
+        paused += PAUSE;
     }
-    panic!("never came true: {what}");
+}
+
+/// Waits until all other tasks wait for something. Only for tests with paused time, which moves only then.
+pub(crate) async fn settled() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Waits until a node has begun and finished reading the log this many times.
+#[cfg(feature = "postgres")]
+pub(crate) async fn drains(cache: &tidegate::Cache, times: usize) {
+    for _ in 0..times {
+        let now = tokio::time::Instant::now();
+        eventually("the node has read the log", async || {
+            cache.fences().age().is_some_and(|age| age < now.elapsed())
+        })
+        .await;
+    }
 }
 
 /// Runs a future to its end on a runtime whose tasks do not run any more from then on, until it is dropped.

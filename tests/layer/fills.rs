@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::common::origin::by;
-use crate::common::{ask, read, send};
+use crate::common::{ask, read, send, settled};
 
 /// So long that a test which waits for it shows it.
 const WAIT: Duration = Duration::from_hours(1);
@@ -167,10 +167,8 @@ async fn a_fill_that_waits_for_a_value_shares_its_permit_with_the_load_of_that_v
                 cache.get_or_load(&key("page"), &value_policy(), compute).await
             }
         });
-        while cache.loads() == 0 {
-            tokio::task::yield_now().await;
-        }
-        let began = Instant::now();
+        settled().await;
+        assert_eq!(cache.loads(), 1);
         let direct = tokio::spawn(async move {
             if many {
                 let load = async |ids: Vec<i32>| {
@@ -182,9 +180,8 @@ async fn a_fill_that_waits_for_a_value_shares_its_permit_with_the_load_of_that_v
                 part().await
             }
         });
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        settled().await;
+        let began = Instant::now();
         assert!(!direct.is_finished(), "the page has the only permit");
         gate.add_permits(1);
         assert_eq!(page.await.unwrap(), Ok(1));
@@ -286,19 +283,13 @@ fn spawn_all(app: &Router, path: &str, count: usize) -> Vec<JoinHandle<(String, 
     all.map(|(app, uri)| tokio::spawn(async move { ask(&app, &uri).await })).collect()
 }
 
-async fn settle() {
-    for _ in 0..5000 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_hanging_route_leaves_permits_for_other_routes() {
     for permits in [2, 8, 512] {
         let cache = cache(permits);
         let (app, [_, hanging]) = routes(&cache, &policy());
         let all = spawn_all(&app, "hang", 600);
-        settle().await;
+        settled().await;
         assert_eq!(hanging.runs(), permits - (permits / 4).max(1));
         let began = Instant::now();
         ask(&app, "/query/1").await;
@@ -329,7 +320,7 @@ async fn routes_that_hang_do_not_hold_the_permits_of_the_others() {
     };
 
     let mut requests: VecDeque<_> = (0..100).map(|at| hang(at, at)).collect();
-    settle().await;
+    settled().await;
     let (mut delayed, mut longest) = (0, Duration::ZERO);
     for at in 0..100 {
         // A client gives up, and asks again.
@@ -346,7 +337,7 @@ async fn routes_that_hang_do_not_hold_the_permits_of_the_others() {
 
     // When overdue fills end, their permits do not come back a second time.
     requests.iter().for_each(JoinHandle::abort);
-    settle().await;
+    settled().await;
     assert_eq!((cache.loads(), load.most()), (0, 1));
     let after = (0..50).map(|key| (app.clone(), format!("/query/after-{key}")));
     join_all(after.map(|(app, uri)| async move { ask(&app, &uri).await })).await;
@@ -360,18 +351,18 @@ async fn a_request_that_waits_too_long_for_a_permit_proceeds_without_one() {
     let all = spawn_all(&app, "hang", 10);
     // Others wait for the same answers, and cause no further runs.
     let again = spawn_all(&app, "hang", 10);
-    settle().await;
+    settled().await;
     assert_eq!((hanging.runs(), cache.loads()), (3, 3));
     assert_eq!(cache.counters().event(Event::NoPermit), 0);
     // In each `wait`, as many as may run at a time: if the database is only slow, it must not get all of them at once.
     for expected in [3, 6, 9] {
         sleep(Duration::from_millis(3001)).await;
-        settle().await;
+        settled().await;
         assert_eq!(cache.counters().event(Event::NoPermit), expected);
     }
     assert_eq!(cache.loads(), hanging.runs());
     all.iter().chain(&again).for_each(JoinHandle::abort);
-    settle().await;
+    settled().await;
     assert_eq!(cache.loads(), 0);
 }
 
@@ -404,7 +395,7 @@ async fn a_request_that_waited_for_a_permit_looks_up_the_entry_again() {
     let cache = cache(1);
     let (app, [load, _]) = routes(&cache, &policy());
     let first = spawn_all(&app, "query", 2);
-    settle().await;
+    settled().await;
     // It needs a permit of its own, since it shares no flight.
     let head = axum::http::Request::head("/query/1").body(axum::body::Body::empty()).unwrap();
     let response = crate::common::send(&app, head).await;
@@ -425,7 +416,7 @@ async fn audits_take_permits_and_wait_for_none() {
         assert!(ask(&app, "/query/1").await.1.contains("hit"));
     }
     sleep(QUERY).await;
-    settle().await;
+    settled().await;
     assert_eq!((load.runs(), load.most()), (1 + 6, 6));
 }
 
@@ -447,9 +438,9 @@ async fn a_batch_that_another_call_has_left_is_loaded_by_one_call() {
         })
     };
     let first = get(true);
-    settle().await;
+    settled().await;
     let others: Vec<_> = (0..10).map(|_| get(false)).collect();
-    settle().await;
+    settled().await;
     first.abort();
     for other in others {
         assert_eq!(other.await.unwrap(), 100);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, read, send};
+use crate::common::{ask, read, send, settled};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -168,7 +168,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_stored() {
     assert_eq!(ask(&app, "/").await.0, "2");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_thousand_concurrent_requests_cause_one_run() {
     let (cache, runs, gate) = (cache(), Runs::default(), Arc::new(Semaphore::new(0)));
     let handler = {
@@ -188,12 +188,7 @@ async fn a_thousand_concurrent_requests_cause_one_run() {
             tokio::spawn(async move { ask(&app, "/").await })
         })
         .collect();
-    while runs.count() == 0 {
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    settled().await;
     gate.add_permits(1);
     for asked in asks {
         assert_eq!(asked.await.unwrap().0, "1");
@@ -201,7 +196,7 @@ async fn a_thousand_concurrent_requests_cause_one_run() {
     assert_eq!(runs.count(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_disconnects_hands_the_fill_to_a_waiter() {
     let (cache, runs, gate) = (cache(), Runs::default(), Arc::new(Semaphore::new(0)));
     let handler = {
@@ -220,11 +215,10 @@ async fn a_client_that_disconnects_hands_the_fill_to_a_waiter() {
         tokio::spawn(async move { ask(&app, "/").await })
     };
     let leaves = spawn();
-    while runs.count() == 0 {
-        tokio::task::yield_now().await;
-    }
+    settled().await;
+    assert_eq!(runs.count(), 1);
     let stays = spawn();
-    tokio::task::yield_now().await;
+    settled().await;
     leaves.abort();
     gate.add_permits(1);
     assert_eq!(stays.await.unwrap().0, "2");
@@ -240,10 +234,7 @@ async fn a_stale_response_is_served_while_it_is_recomputed() {
     let (body, status) = ask(&app, "/").await;
     assert_eq!(body, "1 ");
     assert_eq!(status, "tidegate; hit; ttl=-1; detail=\"stale-while-revalidate\"");
-    while runs.count() < 2 {
-        tokio::task::yield_now().await;
-    }
-    tokio::task::yield_now().await;
+    settled().await;
     assert_eq!(ask(&app, "/").await.0, "2 ");
     assert_eq!(runs.count(), 2);
     cache.invalidate(["front-page"]).await.unwrap();

@@ -131,7 +131,8 @@ async fn a_response_whose_vary_field_changes_is_found_under_its_new_key() {
     assert_eq!(origin.runs(), 3);
 }
 
-/// A handler whose answer varies by `a`, says what that was, and takes its time.
+/// A handler whose response varies by `a` and contains its value. It takes 20 ms of paused time, which passes only once all
+/// other requests wait.
 fn varying() -> (Router, Cache) {
     let handler = |headers: HeaderMap| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -154,14 +155,14 @@ async fn each_gets_its_own(app: &Router, values: impl Iterator<Item = usize>) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn concurrent_requests_for_several_variants_store_each_once() {
     let (app, cache) = varying();
     each_gets_its_own(&app, (0..100).map(|at| at % 5)).await;
     assert_eq!(cache.counters().event(tidegate::Event::Stored), 5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn variants_that_evict_each_other_are_never_confused() {
     let (app, _) = varying();
     each_gets_its_own(&app, 0..1).await;
@@ -170,7 +171,7 @@ async fn variants_that_evict_each_other_are_never_confused() {
 }
 
 /// As many as there may be.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sixty_four_variants_are_all_stored() {
     let (app, cache) = varying();
     for value in 0..64 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
-use crate::common::{eventually, read, send};
+use crate::common::{eventually, read, send, settled};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -101,7 +101,7 @@ async fn a_renewal_that_may_not_be_stored_removes_the_stored_response() {
             advance(61).await;
             assert_eq!(body(&app, get(&[])).await, "one", "stale, and renewed in the background");
             eventually("the renewal", async || origin.runs() == 2).await;
-            tokio::task::yield_now().await;
+            settled().await;
             assert_eq!(body(&app, get(&[])).await, "run 3", "{status} {header:?} {policy:?}");
         }
     }
@@ -117,7 +117,7 @@ async fn a_failed_renewal_keeps_the_stored_response() {
             advance(61).await;
             assert_eq!(body(&app, get(&[])).await, "one");
             eventually("the renewal", async || origin.runs() == 2).await;
-            tokio::task::yield_now().await;
+            settled().await;
             let (_, body, said) = ask(&app, &[]).await;
             assert_eq!(body, "one", "{status} {headers:?}: {said}");
         }
@@ -140,7 +140,7 @@ async fn a_renewal_that_failed_is_tried_again_after_a_second() {
                 for _ in 0..10 {
                     assert_eq!(body(&app, get(&[])).await, "one");
                     eventually("the renewal", async || origin.runs() == runs).await;
-                    tokio::task::yield_now().await;
+                    settled().await;
                 }
             }
         }
@@ -254,7 +254,7 @@ async fn a_visitor_with_cookies_renews_the_shared_response() {
     assert_eq!(ask(&app, &visitor).await.1, "one");
     eventually("the renewal", async || origin.runs() == 2).await;
     assert!(!origin.last().contains_key("cookie"), "{:?}", origin.last());
-    tokio::task::yield_now().await;
+    settled().await;
     for _ in 0..20 {
         assert_eq!(ask(&app, &visitor).await.1, "two");
     }
@@ -602,7 +602,7 @@ async fn a_renewal_for_an_identified_client_is_computed_for_all() {
         advance(61).await;
         assert_eq!(body(&app, get(&client)).await, "one", "stale, and renewed in the background");
         eventually("the renewal", async || origin.runs() == 2).await;
-        tokio::task::yield_now().await;
+        settled().await;
         let sent = origin.last();
         assert!(!sent.contains_key("x-api-key") && !sent.contains_key("x-forwarded-user"));
         assert_eq!(sent["accept"], "text/html");
@@ -627,7 +627,7 @@ async fn a_renewal_that_is_asked_for_an_identity_stores_nothing() {
         advance(61).await;
         assert_eq!(body(&app, get(&client)).await, "one");
         eventually("the renewal", async || origin.runs() == 2).await;
-        tokio::task::yield_now().await;
+        settled().await;
         assert_eq!(body(&app, get(&client)).await, "one", "{status}");
     }
 }
@@ -646,7 +646,7 @@ async fn a_renewal_keeps_the_identity_by_which_the_response_varies() {
         advance(61).await;
         assert_eq!(body(&app, get(&client)).await, "one");
         eventually("the renewal", async || origin.runs() == 2).await;
-        tokio::task::yield_now().await;
+        settled().await;
         let sent = origin.last();
         assert_eq!(sent["x-api-key"], "1");
         assert!(!sent.contains_key("x-forwarded-user"));

@@ -133,7 +133,26 @@ async fn a_change_between_a_hit_and_its_audit_is_not_a_divergence() {
     let cache = Cache::new(Memory::new(1 << 20));
     Listener::spawn(&db, &cache).await.unwrap();
     let layer = CacheLayer::new(cache.clone()).route("/{id}", policy().audit(1.0));
-    let app = Router::new().route("/{id}", get(read)).layer(layer).with_state(db.clone());
+    let (running, suffix) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let read = {
+        let running = running.clone();
+        async move |db: State<Database>, id: Path<i32>| {
+            running.fetch_add(1, Ordering::SeqCst);
+            let response = read(db, id).await;
+            running.fetch_sub(1, Ordering::SeqCst);
+            response
+        }
+    };
+    // Its responses also depend on something that is not tracked.
+    let diverging = {
+        let (read, suffix) = (read.clone(), suffix.clone());
+        async move |db: State<Database>, id: Path<i32>| {
+            format!("{} {}", read(db, id).await, suffix.load(Ordering::SeqCst))
+        }
+    };
+    let layer = layer.route("/diverging/{id}", policy().audit(1.0));
+    let app = Router::new().route("/{id}", get(read)).route("/diverging/{id}", get(diverging));
+    let app = app.layer(layer).with_state(db.clone());
     for n in 1..=100 {
         ask(&app, "/1").await;
         let write = sqlx::query("update t set n = $1").bind(n).execute(&mut conn);
@@ -150,7 +169,17 @@ async fn a_change_between_a_hit_and_its_audit_is_not_a_divergence() {
     .await;
     let audited = || cache.audits()["/{id}"].clone();
     assert!(audited().compared > 0 && audited().bound() < 1.0);
-    // All that are under way come to their end.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("no handler runs", async || running.load(Ordering::SeqCst) == 0).await;
+    // A difference is judged after the log was read once more, so those found earlier are judged before these.
+    for n in 1..=2 {
+        eventually("a hit", async || ask(&app, "/diverging/1").await.1.contains("hit")).await;
+        suffix.fetch_add(1, Ordering::SeqCst);
+        ask(&app, "/diverging/1").await;
+        eventually("the difference is judged", async || {
+            let diverging = cache.audits().get("/diverging/{id}").cloned();
+            diverging.is_some_and(|audited| audited.divergent >= n)
+        })
+        .await;
+    }
     assert_eq!(audited().divergent, 0, "{:?}", audited());
 }

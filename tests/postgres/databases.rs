@@ -11,9 +11,10 @@ use tidegate::{
     ValuePolicy,
 };
 use tidegate_testing::Postgres;
+use tokio::time::Instant;
 
 use super::common::{eventually, read, send};
-use super::world::{TTL, options, primary, proxy};
+use super::world::{TTL, caught_up, options, primary, proxy};
 
 fn values() -> ValuePolicy {
     ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
@@ -151,15 +152,14 @@ async fn a_transaction_outside_any_scope_is_seen_even_if_its_database_was_droppe
     drop(db);
     let (replica, db) = with_replica(&server, "postgres").await;
     Listener::spawn(&db, &Cache::new(memory())).await.unwrap();
-    // Longer than a pool that was handed out counts as in use.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    // Each read may find that nothing is under way any more.
-    for _ in 0..3 {
+    // Longer than a pool that was handed out counts as in use, each read may find that no write is in progress any more.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
         assert_eq!(name(&db).await, "ada");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(db.replicas()[0].statements, 0, "the transaction may write at any time");
     }
-    // What was observed so far, the replica has.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Any position observed so far is at or before this one, which the replica has.
+    caught_up(&server, &replica).await;
     replica.pause_replay().await.unwrap();
     let sql = "update users set name = 'eve' where id = 1";
     sqlx::query(sql).execute(&mut *transaction).await.unwrap();

@@ -7,13 +7,13 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, raw_sql};
 use tidegate::{
-    Cache, ChangeSource, Changes, DatabaseOptions, Listener, Memory, Policy, SchemaError, Triggers,
-    ValuePolicy,
+    Cache, ChangeSource, Changes, DatabaseOptions, Listener, Memory, Policy, Position, SchemaError,
+    Triggers, ValuePolicy,
 };
 use tidegate_testing::{Authority, Postgres};
 
 use super::changes::ways;
-use super::common::eventually;
+use super::common::{drains, eventually};
 use super::world::{Node, TTL, connect, options};
 
 const LOGICAL: (&str, &str) = ("wal_level", "logical");
@@ -431,7 +431,13 @@ async fn a_commit_that_is_not_visible_yet_is_reported_once_it_is() {
     let before = value(&primary, "select name from users where id = 1").await;
     node.warm(&["/users/1"]).await;
     assert_eq!(node.get("/users/1").await.0, before);
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let written = value(&primary, "select pg_current_wal_insert_lsn()").await;
+    let written = written.parse::<Position>().unwrap();
+    eventually("the stream is read past the commit", async || {
+        node.cache.fences().seen().is_some_and(|seen| seen.position > written)
+    })
+    .await;
+    drains(&node.cache, 2).await;
     assert_eq!(node.get("/users/1").await.0, before);
     let release = "alter system reset synchronous_standby_names; select pg_reload_conf()";
     primary.psql(release).await.unwrap();

@@ -1,6 +1,7 @@
 //! Replicas that lag, die, hide behind one name, come and go.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,7 +98,11 @@ async fn a_replica_past_max_lag_serves_no_reads() {
     replica.resume_replay().await.unwrap();
     eventually("the replica serves again", async || served_by(&replica).await).await;
     // Nobody writes, and the last commit grows old: that makes no replica late.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("the last commit is older than the permitted lag", async || {
+        let old = "select now() - pg_last_xact_replay_timestamp() > interval '2 s'";
+        replica.psql(old).await.unwrap() == "t"
+    })
+    .await;
     for _ in 0..20 {
         assert!(served_by(&replica).await);
     }
@@ -407,25 +412,27 @@ async fn replicas_added_concurrently_get_different_names() {
 async fn discovered_replicas_are_added_and_vanished_ones_removed() {
     let (primary, [one, two], node) = three(&[]).await;
     let found = Arc::new(Mutex::new(Ok(vec![two.url(), "postgres://nobody@127.0.0.1:1/x".into()])));
+    let calls = Arc::new(AtomicUsize::new(0));
     let discovery = node.db.discover_replicas(Duration::from_millis(20), {
-        let found = found.clone();
+        let (found, calls) = (found.clone(), calls.clone());
         move || {
+            calls.fetch_add(1, Ordering::SeqCst);
             let found: Result<Vec<String>, String> = found.lock().unwrap().clone();
             async move { found }
         }
     });
-    let names = || node.db.replicas().iter().map(|replica| replica.name.to_string()).collect();
+    let names = || -> Vec<String> {
+        node.db.replicas().iter().map(|replica| replica.name.to_string()).collect()
+    };
     let used = async |wanted: &[&str]| {
-        let is_so = async || {
-            let names: Vec<String> = names();
-            names == wanted
-        };
-        eventually(&format!("{wanted:?} are used"), is_so).await;
+        eventually(&format!("{wanted:?} are used"), async || names() == wanted).await;
     };
     used(&["replica-2"]).await;
     *found.lock().unwrap() = Err("the registry is down".into());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    used(&["replica-2"]).await;
+    let failed = calls.load(Ordering::SeqCst);
+    // The third call begins after the second result was used.
+    eventually("discovery has failed", async || calls.load(Ordering::SeqCst) >= failed + 3).await;
+    assert_eq!(names(), ["replica-2"]);
     let three = primary.standby().await.unwrap();
     *found.lock().unwrap() = Ok(vec![two.url(), three.url()]);
     used(&["replica-2", "replica-1"]).await;
@@ -439,8 +446,8 @@ async fn discovered_replicas_are_added_and_vanished_ones_removed() {
     assert!(node.get("/plain/1").await.0.ends_with(&primary.port().to_string()));
     drop(discovery);
     *found.lock().unwrap() = Ok(vec![one.url()]);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    used(&[]).await;
+    eventually("the task has ended", async || Arc::strong_count(&found) == 1).await;
+    assert!(names().is_empty());
 }
 
 /// What a statement reads is being asked of the primary when that stops; the replica can tell, and has the rows.

@@ -15,7 +15,7 @@ use tidegate::{
 use tidegate_testing::{FaultProxy, Postgres};
 use tokio::time::Instant;
 
-use super::common::{ask, eventually};
+use super::common::{ask, drains, eventually, eventually_within};
 use super::world::{TTL, connect, proxy};
 
 /// A service that answers by number with what these queries return.
@@ -357,12 +357,12 @@ async fn a_change_only_in_the_catalog_raises_the_floor_again_once_every_node_kno
     world.becomes(0, "b", "the view has changed").await;
     let noticed = world.cache.fences().floor();
     assert_eq!(world.warm(0).await, "b");
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Nodes have 15 seconds to notice a change.
     let again = async || world.cache.fences().floor() > noticed;
-    eventually("the floor rises once more", again).await;
+    eventually_within(Duration::from_secs(30), "the floor rises once more", again).await;
     let settled = world.cache.fences().floor();
     assert_eq!(world.warm(0).await, "b");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    drains(&world.cache, 3).await;
     assert_eq!(world.cache.fences().floor(), settled, "and not again");
 }
 

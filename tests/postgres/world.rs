@@ -35,6 +35,14 @@ pub(crate) async fn proxy(server: &Postgres) -> (FaultProxy, String) {
     (proxy, url)
 }
 
+/// Waits until a replica has replayed all that its primary has written so far.
+pub(crate) async fn caught_up(primary: &Postgres, replica: &Postgres) {
+    let written = primary.psql("select pg_current_wal_insert_lsn()").await.unwrap();
+    let replayed = format!("select pg_last_wal_replay_lsn() >= '{written}'");
+    eventually("the replica has caught up", async || replica.psql(&replayed).await.unwrap() == "t")
+        .await;
+}
+
 /// A connection of the superuser's.
 pub(crate) async fn connect(server: &Postgres) -> PgConnection {
     PgConnection::connect(&server.url()).await.unwrap()

@@ -296,7 +296,7 @@ async fn a_connection_attempt_continues_while_the_runtime_that_began_it_is_stall
 }
 
 /// A request that is dropped without a reply counts against its connection, wherever it is dropped.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn requests_may_be_dropped_outside_a_runtime() {
     let server = RedisServer::start().await.unwrap();
     let store = RedisOptions::new(server.url()).connections(1).connect().await.unwrap();
@@ -306,8 +306,10 @@ async fn requests_may_be_dropped_outside_a_runtime() {
     for request in &mut requests {
         assert!(poll!(request).is_pending());
     }
-    // As long as it takes for a request to count as slow.
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    // After 20 ms a request counts as slow.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_millis(30)).await;
+    tokio::time::resume();
     let dropped = std::thread::scope(|scope| scope.spawn(|| drop(requests)).join());
     assert!(dropped.is_ok());
     server.resume().unwrap();

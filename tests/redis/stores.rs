@@ -161,7 +161,8 @@ async fn one_step_finds_an_entry_or_takes_the_lease(
     }
     assert_eq!(step(twin, Some(versions[0])).await, Ok(2));
     // Of an idle database, an entry that was computed again has the same position.
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    let again = async || entry(&key, "again", 2, LONG).version() != versions[1];
+    eventually("an entry has a later time", again).await.unwrap();
     put(store, &key, &Arc::new(entry(&key, "again", 2, LONG))).await.unwrap();
     assert_eq!(step(twin, Some(versions[1])).await, Ok(2));
 }

@@ -359,6 +359,7 @@ async fn a_commit_that_is_delivered_and_not_visible_is_part_of_a_later_watermark
     let watermark = world.watermark(&mut stream).await;
     assert_eq!(keys(&watermark.changes), ["id=1", "owner=ada"]);
     assert!(!watermark.all);
+    // If the stream still waited for a commit, it would return after a pause of 2 ms, and so before this timer.
     assert!(timeout(Duration::from_millis(50), stream.changed()).await.is_err());
 }
 

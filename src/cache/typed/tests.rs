@@ -269,7 +269,7 @@ async fn a_value_whose_encoding_or_decoding_panics_is_not_stored() {
     is_found(Odd { n: 1 }).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_waiter_never_gets_a_value_of_another_type_loaded_under_the_same_key() {
     let cache = cache();
     let one = value! { struct Name { name: u8 } => Name { name: 1 } };
