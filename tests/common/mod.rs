@@ -6,6 +6,8 @@ pub(crate) mod admin;
 #[cfg(feature = "postgres")]
 pub(crate) mod followed;
 pub(crate) mod origin;
+#[cfg(feature = "postgres")]
+pub(crate) mod shop;
 pub(crate) mod warnings;
 
 use std::time::Duration;

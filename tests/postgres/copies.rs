@@ -2,90 +2,45 @@
 
 use std::time::Duration;
 
-use tidegate::{Database, DatabaseError, DatabaseOptions, Listener, Memory, Policy, Triggers};
-use tidegate_testing::{FaultProxy, Postgres};
+use tidegate::{Database, DatabaseError, DatabaseOptions, Listener, Memory, Policy};
 
 use super::common::eventually;
-use super::world::{Node, SETUP, TTL};
-
-/// A database behind a name that can be cut off, and a node on it.
-struct Shop {
-    server: Postgres,
-    name: FaultProxy,
-    node: Node,
-}
+use super::common::shop::{Shop, server_with_shop};
+use super::world::{Node, TTL};
 
 async fn connect(url: &str) -> Database {
     DatabaseOptions::new(url).wait(Duration::from_secs(1)).connect().await.unwrap()
 }
 
-async fn server_with_shop() -> Postgres {
-    let server = Postgres::start().await.unwrap();
-    let url = server.create_database("shop").await.unwrap();
-    server.psql_at(&url, SETUP).await.unwrap();
-    let mut conn = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
-    Triggers::new().table("users").install(&mut conn).await.unwrap();
-    server
-}
-
-impl Shop {
-    async fn new() -> Self {
-        let server = server_with_shop().await;
-        let name = FaultProxy::start(server.addr()).await.unwrap();
-        let url = format!("postgres://postgres@{}/shop", name.addr());
-        let node = Node::start(&connect(&url).await, &Policy::ttl(TTL)).await;
-        Self { server, name, node }
-    }
-
-    /// Runs statements while nobody is connected to either database.
-    async fn apart(&self, statements: &[&str]) {
-        self.name.cut();
-        let connected = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-            where datname in ('shop', 'backup')";
-        eventually("nobody is connected", async || {
-            self.server.psql(connected).await.unwrap() == "0"
-        })
-        .await;
-        for statement in statements {
-            self.server.psql(statement).await.unwrap();
-        }
-        self.name.heal().await.unwrap();
-    }
-
-    async fn restore_with(&self, create: &str) {
-        self.node.warm(&["/users/1"]).await;
-        self.apart(&["create database backup template shop"]).await;
-        let shop = self.server.url_of("shop");
-        self.server.psql_at(&shop, "update users set name = 'lost' where id = 1").await.unwrap();
-        self.node.sees("/users/1", "lost").await;
-        self.node.warm(&["/users/1"]).await;
-        let before = self.node.cache.fences().epoch();
-        self.apart(&["drop database shop", create]).await;
-        self.node.sees("/users/1", "ada").await;
-        let fences = self.node.cache.fences();
-        assert!(
-            fences.epoch() != before,
-            "what a store holds of the one that was is of that epoch"
-        );
-        self.node.warm(&["/users/1"]).await;
-    }
+/// Drops a database while a node serves entries of it, and creates a copy with these options.
+async fn restore_with(shop: &Shop, options: &str) {
+    let node = Node::start(&connect(&shop.url()).await, &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    shop.back_up().await;
+    shop.psql("update users set name = 'lost' where id = 1").await;
+    node.sees("/users/1", "lost").await;
+    node.warm(&["/users/1"]).await;
+    let before = node.cache.fences().epoch();
+    shop.restore(options).await;
+    node.sees("/users/1", "ada").await;
+    assert!(
+        node.cache.fences().epoch() != before,
+        "entries of the dropped database have its epoch"
+    );
+    node.warm(&["/users/1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_entry_of_a_dropped_database_is_served_for_a_copy_with_its_name() {
-    Shop::new().await.restore_with("create database shop template backup").await;
+    restore_with(&Shop::new().await, "").await;
 }
 
-/// Before Postgres 15 none can be had.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_entry_of_a_dropped_database_is_served_for_a_copy_with_its_oid() {
     let shop = Shop::new().await;
-    if shop.server.psql("show server_version_num").await.unwrap().as_str() < "150000" {
-        return;
+    if let Some(same_oid) = shop.same_oid().await {
+        restore_with(&shop, &same_oid).await;
     }
-    let oid = "select oid from pg_database where datname = 'shop'";
-    let oid = shop.server.psql(oid).await.unwrap();
-    shop.restore_with(&format!("create database shop template backup oid = {oid}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

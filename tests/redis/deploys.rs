@@ -7,24 +7,16 @@ use std::time::Duration;
 
 use crate::common::{ask, eventually};
 use crate::entries;
+use crate::world::World;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
-use sqlx::Connection;
 use tidegate::{
-    Cache, CacheLayer, Database, DatabaseOptions, Guard, Key, Listener, Memory, MissReason,
-    Outcome, Policy, Redis, Row, Tier, Tiered, Triggers, ValuePolicy,
+    Cache, CacheLayer, Database, Key, MissReason, Outcome, Policy, Row, Tier, Triggers, ValuePolicy,
 };
-use tidegate_testing::{Postgres, RedisServer};
 
 const TTL: Duration = Duration::from_mins(1);
-
-struct World {
-    postgres: Postgres,
-    redis: RedisServer,
-    db: Database,
-}
 
 #[derive(Clone)]
 struct Service {
@@ -33,38 +25,24 @@ struct Service {
     form: &'static str,
 }
 
-impl World {
-    async fn new() -> Self {
-        let postgres = Postgres::start().await.unwrap();
-        let table = "create table accounts (id int primary key, balance int, credit int);
-            insert into accounts values (1, -5, 100000), (2, 3, 4)";
-        postgres.psql(table).await.unwrap();
-        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
-        Triggers::new().table("accounts").install(&mut conn).await.unwrap();
-        let db = DatabaseOptions::new(postgres.url()).connect().await.unwrap();
-        Self { postgres, redis: RedisServer::start().await.unwrap(), db }
-    }
+const TABLE: &str = "create table accounts (id int primary key, balance int, credit int);
+    insert into accounts values (1, -5, 100000), (2, 3, 4)";
 
-    async fn node(&self) -> Cache {
-        let redis = Redis::connect(self.redis.url()).await.unwrap();
-        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
-        let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
-        Listener::spawn(&self.db, &cache).await.unwrap();
-        cache
-    }
+async fn world() -> World {
+    World::new(TABLE, Triggers::new().table("accounts")).await
+}
 
-    async fn service(&self, version: &str, form: &'static str) -> (Router, Cache) {
-        let cache = self.node().await.version(version).unwrap();
-        let layer = CacheLayer::new(cache.clone()).route("/", policy());
-        let service = Service { db: self.db.clone(), form };
-        (Router::new().route("/", get(balance)).layer(layer).with_state(service), cache)
-    }
+async fn service(world: &World, version: &str, form: &'static str) -> (Router, Cache) {
+    let cache = world.node().await.0.version(version).unwrap();
+    let layer = CacheLayer::new(cache.clone()).route("/", policy());
+    let service = Service { db: world.db.clone(), form };
+    (Router::new().route("/", get(balance)).layer(layer).with_state(service), cache)
+}
 
-    /// Waits until so many entries are in Redis.
-    async fn stored(&self, wanted: usize) {
-        eventually("the entries are in Redis", async || entries(&self.redis).await.len() == wanted)
-            .await;
-    }
+/// Waits until so many entries are in Redis.
+async fn are_stored(world: &World, wanted: usize) {
+    eventually("the entries are in Redis", async || entries(&world.redis).await.len() == wanted)
+        .await;
 }
 
 fn policy() -> Policy {
@@ -90,15 +68,15 @@ fn other_shape(cache: &Cache) -> u64 {
 
 #[tokio::test]
 async fn two_versions_that_share_a_redis_never_serve_each_others_responses() {
-    let world = World::new().await;
-    let (old, _) = world.service("1.0.0", "balance: ").await;
-    let (new, _) = world.service("1.0.1", "{\"balance\": ").await;
+    let world = world().await;
+    let (old, _) = service(&world, "1.0.0", "balance: ").await;
+    let (new, _) = service(&world, "1.0.1", "{\"balance\": ").await;
     assert_eq!(ask(&old, "/").await.0, "balance: -5");
-    world.stored(1).await;
+    are_stored(&world, 1).await;
     assert_eq!(ask(&new, "/").await.0, "{\"balance\": -5");
-    world.stored(2).await;
+    are_stored(&world, 2).await;
     // Entries of one version are shared by its nodes.
-    let (another, cache) = world.service("1.0.0", "balance: ").await;
+    let (another, cache) = service(&world, "1.0.0", "balance: ").await;
     assert_eq!(ask(&another, "/").await.0, "balance: -5");
     assert_eq!(shared(&cache), 1);
     world.postgres.psql("update accounts set balance = 7 where id = 1").await.unwrap();
@@ -152,8 +130,8 @@ async fn is_on<T: Account>(world: &World, cache: &Cache, value: T) -> &'static s
 
 #[tokio::test]
 async fn a_node_whose_type_has_reordered_fields_reloads_the_entries_of_others() {
-    let world = World::new().await;
-    let (old, new) = (world.node().await, world.node().await);
+    let world = world().await;
+    let (old, new) = (world.node().await.0, world.node().await.0);
     let stored = value! {
         struct Account { id: i32, balance: i32, credit: i32 }
         => Account { id: 1, balance: -5, credit: 100_000 }
@@ -163,13 +141,13 @@ async fn a_node_whose_type_has_reordered_fields_reloads_the_entries_of_others() 
         => Account { id: 1, credit: 100_000, balance: -5 }
     };
     let path = is_on(&world, &old, stored.clone()).await;
-    world.stored(4).await;
+    are_stored(&world, 4).await;
     assert_eq!(is_on(&world, &new, asked.clone()).await, path);
     assert_eq!((shared(&new), other_shape(&new)), (0, 4));
     // The other way round; and a node of the same version shares what is stored.
-    let (another_old, another_new) = (world.node().await, world.node().await);
+    let (another_old, another_new) = (world.node().await.0, world.node().await.0);
     eventually("all entries in Redis are of the new type", async || {
-        let node = world.node().await;
+        let (node, _) = world.node().await;
         is_on(&world, &node, asked.clone()).await;
         shared(&node) == 4
     })

@@ -18,6 +18,7 @@ mod published;
 mod reads;
 mod relay;
 mod stores;
+mod world;
 
 /// The names of all entries in Redis, if it responds. A name ends in `:5:` and the key; leases, leaderships and channels have
 /// one more part.

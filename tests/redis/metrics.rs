@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::common::{ask, eventually};
+use crate::world;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use sqlx::Connection;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, MetricKind, Metrics,
     Policy, Redis, Tiered, Triggers,
@@ -34,17 +34,13 @@ impl World {
             .unwrap()
             .install_recorder()
             .unwrap();
-        let postgres = Postgres::start().await.unwrap();
-        postgres
-            .psql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 2)")
-            .await
-            .unwrap();
-        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
-        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        let table =
+            "create table t (id int primary key, n int); insert into t values (1, 1), (2, 2)";
+        let servers = world::World::new(table, Triggers::new().table("t")).await;
+        let world::World { postgres, redis, .. } = servers;
         let standby = postgres.standby().await.unwrap();
         let options = DatabaseOptions::new(postgres.url()).replica(standby.url());
         let db = options.connect().await.unwrap();
-        let redis = RedisServer::start().await.unwrap();
         let guard = Guard::new(Redis::connect(redis.url()).await.unwrap());
         let guard = guard.read_within(TTL).breaker(1, TTL);
         let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), guard));
@@ -76,7 +72,6 @@ impl World {
 }
 
 async fn read(State(db): State<Database>, Path(id): Path<i32>) -> String {
-    tokio::time::sleep(Duration::from_millis(50)).await;
     let query = sqlx::query_scalar::<_, i32>("select n from t where id = $1").bind(id);
     query.fetch_one(db.reader()).await.unwrap().to_string()
 }
@@ -100,7 +95,8 @@ async fn metrics_are_correct_and_have_the_documented_names() {
     let up = async || same(world.value(r#"tidegate_server_up{server="replica-1"}"#), 1);
     eventually("the replica is up", up).await;
 
-    // One is made, one waits for it, one is a hit.
+    // The first computes the response, the second waits for it, since it is polled before any server can reply to the first,
+    // and the third is a hit.
     tokio::join!(ask(&world.app, "/1"), ask(&world.app, "/1"));
     ask(&world.app, "/1").await;
     let requests = |result: &str, reason: &str| {

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use redis::cmd;
-use tidegate::{Cache, Guard, Key, Memory, Redis, Tiered, ValuePolicy};
+use tidegate::{Cache, Key, Redis, ValuePolicy};
 use tidegate_testing::RedisServer;
 
 use crate::common::{calls, eventually};
 use crate::entries;
+use crate::world::tiered;
 
 const TTL: Duration = Duration::from_mins(1);
 
@@ -31,9 +32,7 @@ impl World {
     async fn new() -> Self {
         let server = RedisServer::start().await.unwrap();
         let redis = Redis::connect(server.url()).await.unwrap();
-        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
-        let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
-        Self { server, cache, policy: policy() }
+        Self { server, cache: tiered(redis), policy: policy() }
     }
 
     /// How often Redis ran GET, MGET, EVAL and EVALSHA before a value was computed. A script's own commands count too.

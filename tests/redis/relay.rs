@@ -5,23 +5,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{ask, eventually, read, send};
+use crate::world::{World, tiered};
 use axum::Router;
 use axum::extract::State;
 use axum::http::Request;
 use axum::routing::get;
-use sqlx::Connection;
 use tidegate::{
-    Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, RedisOptions,
-    RelayRole, Sessions, Tiered, Triggers,
+    Cache, CacheLayer, Database, DatabaseOptions, Listener, Policy, RedisOptions, RelayRole,
+    Sessions, Triggers,
 };
-use tidegate_testing::{FaultProxy, Postgres, RedisServer};
+use tidegate_testing::FaultProxy;
 
 const TTL: Duration = Duration::from_mins(10);
 
-struct World {
-    postgres: Postgres,
-    redis: RedisServer,
-    db: Database,
+/// Servers, and the nodes of a service on them.
+struct Service {
+    world: World,
     /// How often the handler ran, on any node.
     runs: Arc<AtomicUsize>,
 }
@@ -34,30 +33,24 @@ struct Node {
 
 type Shared = (Database, Arc<AtomicUsize>);
 
-impl World {
+impl Service {
     async fn new() -> Self {
-        let postgres = Postgres::start_with(&[("max_connections", "200")]).await.unwrap();
-        postgres.psql("create table t (n bigint); insert into t values (0)").await.unwrap();
-        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
-        Triggers::new().table("t").install(&mut conn).await.unwrap();
-        let db = DatabaseOptions::new(postgres.url()).connect().await.unwrap();
-        let redis = RedisServer::start().await.unwrap();
-        Self { postgres, redis, db, runs: Arc::default() }
+        let (settings, table) =
+            ([("max_connections", "200")], "create table t (n bigint); insert into t values (0)");
+        let world = World::with(&settings, table, Triggers::new().table("t")).await;
+        Self { world, runs: Arc::default() }
     }
 
     async fn node(&self) -> Node {
-        self.node_with(RedisOptions::new(self.redis.url())).await
+        self.node_with(RedisOptions::new(self.world.redis.url())).await
     }
 
     async fn node_with(&self, redis: RedisOptions) -> Node {
-        self.node_of(&self.db, redis).await
+        self.node_of(&self.world.db, redis).await
     }
 
     async fn node_of(&self, db: &Database, redis: RedisOptions) -> Node {
-        let redis = redis.connections(1).connect().await.unwrap();
-        // A busy test machine keeps to these limits.
-        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
-        let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
+        let cache = tiered(redis.connections(1).connect().await.unwrap());
         let listener = Listener::spawn(db, &cache).await.unwrap();
         let policy = Policy::ttl(TTL).wait(TTL).lease(TTL);
         let layer = CacheLayer::new(cache.clone())
@@ -81,14 +74,14 @@ impl World {
     }
 
     async fn set(&self, n: usize) {
-        self.postgres.psql(&format!("update t set n = {n}")).await.unwrap();
+        self.world.postgres.psql(&format!("update t set n = {n}")).await.unwrap();
     }
 
     async fn listeners(&self) -> usize {
         let sql = "select count(*) from pg_stat_activity
             where datname = 'postgres' and query not like '%pg_stat_activity%'
             and query ~ 'tidegate|LISTEN'";
-        self.postgres.psql(sql).await.unwrap().parse().unwrap()
+        self.world.postgres.psql(sql).await.unwrap().parse().unwrap()
     }
 }
 
@@ -123,16 +116,16 @@ async fn all_see(nodes: &[Node], n: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_polls_the_log_for_all() {
-    let world = World::new().await;
-    let nodes = world.nodes(5).await;
-    eventually("the others let go of the primary", async || world.listeners().await <= 2).await;
+    let service = Service::new().await;
+    let nodes = service.nodes(5).await;
+    eventually("the others let go of the primary", async || service.listeners().await <= 2).await;
     let looks = |nodes: &[Node]| {
         let relayed = nodes.iter().filter(|node| node.listener.role() == RelayRole::Follower);
         relayed.map(|node| node.listener.polls()).sum::<u64>()
     };
     let before = looks(&nodes);
     for n in 1..20 {
-        world.set(n).await;
+        service.set(n).await;
         all_see(&nodes, n).await;
     }
     assert_eq!(looks(&nodes), before, "a node that is told looked for itself");
@@ -144,44 +137,42 @@ async fn one_node_polls_the_log_for_all() {
 /// made a little too old.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_write_causes_one_refill_for_all_nodes() {
-    let world = World::new().await;
-    let nodes = world.nodes(10).await;
+    let service = Service::new().await;
+    let nodes = service.nodes(10).await;
     all_see(&nodes, 0).await;
-    let before = world.runs.load(Ordering::SeqCst);
+    let before = service.runs.load(Ordering::SeqCst);
     for n in 1..=20 {
-        world.set(n).await;
+        service.set(n).await;
         all_see(&nodes, n).await;
         // And again, now that each knows of the write for certain.
         all_see(&nodes, n).await;
     }
-    assert_eq!(world.runs.load(Ordering::SeqCst) - before, 20);
+    assert_eq!(service.runs.load(Ordering::SeqCst) - before, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_stops_is_replaced() {
-    let world = World::new().await;
-    let mut nodes = world.nodes(4).await;
+    let service = Service::new().await;
+    let mut nodes = service.nodes(4).await;
     let relay = nodes.iter().position(|node| node.listener.role() == RelayRole::Relay).unwrap();
     nodes.remove(relay).listener.stop();
-    world.set(1).await;
+    service.set(1).await;
     all_see(&nodes, 1).await;
     settled(&nodes).await;
-    world.set(2).await;
+    service.set(2).await;
     all_see(&nodes, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_loses_the_primary_hands_over_its_leadership() {
-    let world = World::new().await;
-    let proxy = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let service = Service::new().await;
+    let proxy = FaultProxy::start(service.world.postgres.addr()).await.unwrap();
     let listen = format!("postgres://postgres@{}/postgres", proxy.addr());
-    let options = DatabaseOptions::new(world.postgres.url()).listen_url(listen);
-    let behind = World { db: options.connect().await.unwrap(), ..world };
-    let first = behind.node().await;
+    let options = DatabaseOptions::new(service.world.postgres.url()).listen_url(listen);
+    let redis = || RedisOptions::new(service.world.redis.url());
+    let first = service.node_of(&options.connect().await.unwrap(), redis()).await;
     eventually("it is elected", async || first.listener.role() == RelayRole::Relay).await;
-    let direct = DatabaseOptions::new(behind.postgres.url()).connect().await.unwrap();
-    let world = World { db: direct, ..behind };
-    let second = world.node().await;
+    let second = service.node().await;
     let nodes = [first, second];
     settled(&nodes).await;
     proxy.cut();
@@ -189,7 +180,7 @@ async fn a_relay_that_loses_the_primary_hands_over_its_leadership() {
         nodes[1].listener.role() == RelayRole::Relay
     })
     .await;
-    world.set(1).await;
+    service.set(1).await;
     all_see(&nodes[1..], 1).await;
     proxy.heal().await.unwrap();
     settled(&nodes).await;
@@ -198,29 +189,29 @@ async fn a_relay_that_loses_the_primary_hands_over_its_leadership() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_each_node_polls_the_log_itself() {
-    let mut world = World::new().await;
-    let nodes = world.nodes(3).await;
-    world.redis.kill().await.unwrap();
-    eventually("each looks for itself", async || roles(&nodes, RelayRole::Standalone) == 3).await;
-    world.set(1).await;
+    let mut service = Service::new().await;
+    let nodes = service.nodes(3).await;
+    service.world.redis.kill().await.unwrap();
+    eventually("each looks for itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
+    service.set(1).await;
     all_see(&nodes, 1).await;
-    world.redis.restart().await.unwrap();
+    service.world.redis.restart().await.unwrap();
     settled(&nodes).await;
-    world.set(2).await;
+    service.set(2).await;
     all_see(&nodes, 2).await;
 }
 
 /// What was told meanwhile never arrives. The node notices that it has a gap, or that nobody answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_receives_no_messages_polls_the_log_itself() {
-    let world = World::new().await;
-    let line = FaultProxy::start(world.redis.addr()).await.unwrap();
+    let service = Service::new().await;
+    let line = FaultProxy::start(service.world.redis.addr()).await.unwrap();
     let url = format!("redis://{}/", line.addr());
-    let mut nodes = world.nodes(2).await;
-    nodes.push(world.node_with(RedisOptions::new(url)).await);
+    let mut nodes = service.nodes(2).await;
+    nodes.push(service.node_with(RedisOptions::new(url)).await);
     settled(&nodes).await;
     line.freeze();
-    world.set(1).await;
+    service.set(1).await;
     all_see(&nodes, 1).await;
     assert_eq!(nodes[2].listener.role(), RelayRole::Standalone);
     line.heal().await.unwrap();
@@ -229,8 +220,8 @@ async fn a_node_that_receives_no_messages_polls_the_log_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_reads_its_writes_on_every_node() {
-    let world = World::new().await;
-    let nodes = world.nodes(4).await;
+    let service = Service::new().await;
+    let nodes = service.nodes(4).await;
     for n in 1..=50 {
         let write = Request::put("/").body(n.to_string().into()).unwrap();
         let written = send(&nodes[n % 4].app, write).await;
@@ -247,22 +238,22 @@ async fn a_session_reads_its_writes_on_every_node() {
 /// The old primary still runs, and the relay's connection leads to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_wrote_on_a_new_primary_is_not_answered_from_the_old_one() {
-    let world = World::new().await;
-    let standby = world.postgres.standby().await.unwrap();
-    let name = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let service = Service::new().await;
+    let standby = service.world.postgres.standby().await.unwrap();
+    let name = FaultProxy::start(service.world.postgres.addr()).await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", name.addr());
-    let redis = || RedisOptions::new(world.redis.url());
+    let redis = || RedisOptions::new(service.world.redis.url());
     let mut nodes = Vec::new();
     for _ in 0..3 {
         let db = DatabaseOptions::new(&url).connect().await.unwrap();
-        nodes.push(world.node_of(&db, redis()).await);
+        nodes.push(service.node_of(&db, redis()).await);
     }
     settled(&nodes).await;
     all_see(&nodes, 0).await;
     standby.promote().await.unwrap();
     name.retarget(standby.addr());
     let direct = DatabaseOptions::new(standby.url()).connect().await.unwrap();
-    let elsewhere = world.node_of(&direct, redis().relay(false)).await;
+    let elsewhere = service.node_of(&direct, redis().relay(false)).await;
     let written = send(&elsewhere.app, Request::put("/").body("7".into()).unwrap()).await;
     let token = written.headers()["tidegate-position"].clone();
     for node in &nodes {
@@ -275,16 +266,16 @@ async fn a_session_that_wrote_on_a_new_primary_is_not_answered_from_the_old_one(
 /// It has missed nothing, and asks the relay again while it can't read the log itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_the_primary_refuses_follows_the_next_relay() {
-    let world = World::new().await;
-    let line = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let service = Service::new().await;
+    let line = FaultProxy::start(service.world.postgres.addr()).await.unwrap();
     let listen = format!("postgres://postgres@{}/postgres", line.addr());
-    let options = DatabaseOptions::new(world.postgres.url()).listen_url(listen);
+    let options = DatabaseOptions::new(service.world.postgres.url()).listen_url(listen);
     let refused = options.connect().await.unwrap();
-    let bus = FaultProxy::start(world.redis.addr()).await.unwrap();
-    let first = world.node().await;
+    let bus = FaultProxy::start(service.world.redis.addr()).await.unwrap();
+    let first = service.node().await;
     eventually("it is elected", async || first.listener.role() == RelayRole::Relay).await;
-    let second = world.node_with(RedisOptions::new(format!("redis://{}/", bus.addr()))).await;
-    let third = world.node_of(&refused, RedisOptions::new(world.redis.url())).await;
+    let second = service.node_with(RedisOptions::new(format!("redis://{}/", bus.addr()))).await;
+    let third = service.node_of(&refused, RedisOptions::new(service.world.redis.url())).await;
     let nodes = [first, second, third];
     settled(&nodes).await;
     line.cut();
@@ -302,13 +293,13 @@ async fn a_node_that_the_primary_refuses_follows_the_next_relay() {
 /// No trigger tells of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_change_reaches_every_node_with_one_floor() {
-    let world = World::new().await;
-    let nodes = world.nodes(3).await;
+    let service = Service::new().await;
+    let nodes = service.nodes(3).await;
     let floors = |nodes: &[Node]| -> Vec<_> {
         nodes.iter().map(|node| node.cache.fences().floor()).collect()
     };
     let before = floors(&nodes);
-    world.postgres.psql("alter table t add column m int").await.unwrap();
+    service.world.postgres.psql("alter table t add column m int").await.unwrap();
     eventually("everything is made anew", async || {
         floors(&nodes).iter().zip(&before).all(|(now, before)| now > before)
     })
@@ -319,10 +310,10 @@ async fn a_schema_change_reaches_every_node_with_one_floor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_without_the_relay_each_poll_the_log_themselves() {
-    let world = World::new().await;
-    let alone = || RedisOptions::new(world.redis.url()).relay(false);
-    let nodes = [world.node_with(alone()).await, world.node_with(alone()).await];
-    world.set(1).await;
+    let service = Service::new().await;
+    let alone = || RedisOptions::new(service.world.redis.url()).relay(false);
+    let nodes = [service.node_with(alone()).await, service.node_with(alone()).await];
+    service.set(1).await;
     all_see(&nodes, 1).await;
     let before = nodes.each_ref().map(|node| node.listener.polls());
     eventually("both look", async || {
@@ -335,24 +326,25 @@ async fn nodes_without_the_relay_each_poll_the_log_themselves() {
 /// Forged news and questions, unsigned, on the very channels that the nodes use.
 #[tokio::test(flavor = "multi_thread")]
 async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
-    let world = World::new().await;
-    let options = || RedisOptions::new(world.redis.url()).secrets(["the secret of this service"]);
-    let nodes = vec![world.node_with(options()).await, world.node_with(options()).await];
+    let service = Service::new().await;
+    let options =
+        || RedisOptions::new(service.world.redis.url()).secrets(["the secret of this service"]);
+    let nodes = vec![service.node_with(options()).await, service.node_with(options()).await];
     settled(&nodes).await;
-    world.set(1).await;
+    service.set(1).await;
     all_see(&nodes, 1).await;
     let refused = || nodes.iter().map(|node| node.cache.store_status().refused).sum::<u64>();
     assert_eq!(refused(), 0);
     let channels = redis::cmd("PUBSUB").arg("CHANNELS").arg("*:5s:channel:*").to_owned();
-    let channels: Vec<String> = world.redis.run(&channels).await.unwrap();
+    let channels: Vec<String> = service.world.redis.run(&channels).await.unwrap();
     assert_eq!(channels.len(), 2, "invalidations and sync requests: {channels:?}");
     for channel in channels {
         let forged = [&b"TGR\x02"[..], &[0xff; 34]].concat();
         let heard: u64 =
-            world.redis.run(redis::cmd("PUBLISH").arg(channel).arg(forged)).await.unwrap();
+            service.world.redis.run(redis::cmd("PUBLISH").arg(channel).arg(forged)).await.unwrap();
         assert_eq!(heard, 1);
     }
     eventually("both were refused", async || refused() == 2).await;
-    world.set(2).await;
+    service.set(2).await;
     all_see(&nodes, 2).await;
 }
