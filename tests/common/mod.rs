@@ -3,6 +3,8 @@
 
 #[cfg(feature = "admin")]
 pub(crate) mod admin;
+#[cfg(feature = "redis")]
+pub(crate) mod entries;
 #[cfg(feature = "postgres")]
 pub(crate) mod followed;
 pub(crate) mod origin;

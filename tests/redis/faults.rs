@@ -1,35 +1,21 @@
 //! What becomes of the shared tier when Redis fails, on real servers that do.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::entries::{self, body, entry_of, key};
 use crate::common::standing_still;
 use crate::common::warnings::{all_warnings, keep_warnings, warnings};
 use futures_util::poll;
 use redis::{Cmd, cmd};
-use tidegate::internals::{encode, entry};
-use tidegate::{Entry, Guard, Key, Redis, RedisOptions, Store, StoreError};
+use tidegate::internals::encode;
+use tidegate::{Guard, Redis, RedisOptions, Store, StoreError};
 use tidegate_testing::{
     FaultProxy, RedisCluster, RedisSentinel, RedisServer, eventually, free_port,
 };
 
-const LONG: Duration = Duration::from_secs(60);
-
-fn key(name: &str) -> Key {
-    Key::new("faults").part(name).finish()
-}
-
-fn made(name: &str) -> Arc<Entry> {
-    Arc::new(entry(&key(name), name.to_owned(), 100, LONG))
-}
-
+/// Stores an entry whose body is its name.
 async fn put(store: &dyn Store, name: &str) -> Result<(), StoreError> {
-    store.put(&key(name), &made(name)).expect("Redis is not at hand").await
-}
-
-async fn body(store: &dyn Store, name: &str) -> Result<Option<String>, StoreError> {
-    let found = store.get(&key(name)).await?;
-    Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
+    entries::put(store, name, &entry_of(name, name)).await
 }
 
 async fn has(store: &dyn Store, name: &str) -> bool {
@@ -78,7 +64,7 @@ async fn a_killed_server_is_used_again_after_its_restart() {
 async fn a_malformed_entry_is_an_error_that_the_next_put_repairs() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
-    let whole = encode(&made("a"));
+    let whole = encode(&entry_of("a", "a"));
     let mut old = whole.to_vec();
     old[3] = 0;
     for hostile in [b"garbage".to_vec(), Vec::new(), whole[..whole.len() - 1].to_vec(), old] {
@@ -100,7 +86,7 @@ async fn a_malformed_entry_is_an_error_that_the_next_put_repairs() {
 async fn an_entry_of_another_key_is_a_miss() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
-    spoil(&server, cmd("SET").arg(place("a")).arg(&encode(&made("b"))[..])).await;
+    spoil(&server, cmd("SET").arg(place("a")).arg(&encode(&entry_of("b", "b"))[..])).await;
     assert_eq!(body(&redis, "a").await.unwrap(), None);
 }
 

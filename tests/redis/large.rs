@@ -5,30 +5,22 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::cmd;
-use tidegate::internals::{encode, entry};
+use tidegate::internals::encode;
 use tidegate::{Entry, Guard, Key, RedisOptions, Store, StoreError};
 use tidegate_testing::RedisServer;
 
+use crate::common::entries::{self, LONG, entry_of, key};
 use crate::common::{calls, eventually};
-
-const LONG: Duration = Duration::from_secs(60);
-
-fn key(name: &str) -> Key {
-    Key::new("large").part(name).finish()
-}
 
 /// An entry with a body of so many bytes.
 fn of_bytes(name: &str, bytes: usize) -> Arc<Entry> {
-    Arc::new(entry(&key(name), "x".repeat(bytes), 100, LONG))
+    entry_of(name, "x".repeat(bytes))
 }
 
 /// On a busy machine, a large value may take longer than the time limit of one attempt.
 async fn put(store: &dyn Store, name: &str, bytes: usize) {
     let entry = of_bytes(name, bytes);
-    let put = async || match store.put(&key(name), &entry) {
-        Some(rest) => rest.await.is_ok(),
-        None => true,
-    };
+    let put = async || entries::put(store, name, &entry).await.is_ok();
     eventually("it is stored, or not sent", put).await;
 }
 

@@ -3,11 +3,12 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use crate::common::entries::{self, entry_of};
 use crate::common::{calls, standing_still};
 use futures_util::future::join_all;
 use futures_util::poll;
 use redis::{Cmd, cmd};
-use tidegate::internals::{encode, entry};
+use tidegate::internals::encode;
 use tidegate::{Entry, Found, Key, Redis, Store, StoreError};
 use tidegate_testing::RedisServer;
 use tokio::sync::oneshot;
@@ -16,12 +17,13 @@ use tokio::time::timeout;
 
 const READS: usize = 100;
 
-fn key(name: usize) -> Key {
-    Key::new("reads").part(name.to_string()).finish()
+/// The key of the entry whose name and body are this number.
+fn key(number: usize) -> Key {
+    entries::key(&number.to_string())
 }
 
-fn made(name: usize) -> Arc<Entry> {
-    Arc::new(entry(&key(name), name.to_string(), 100, Duration::from_secs(60)))
+fn numbered(number: usize) -> Arc<Entry> {
+    entry_of(&number.to_string(), number.to_string())
 }
 
 /// A server that has all that is read here.
@@ -29,14 +31,13 @@ async fn filled() -> (RedisServer, Redis) {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     for name in 0..READS {
-        redis.put(&key(name), &made(name)).unwrap().await.unwrap();
+        redis.put(&key(name), &numbered(name)).unwrap().await.unwrap();
     }
     (server, redis)
 }
 
-async fn body(redis: &Redis, name: usize) -> Result<Option<String>, StoreError> {
-    let found = redis.get(&key(name)).await?;
-    Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
+async fn body(redis: &Redis, number: usize) -> Result<Option<String>, StoreError> {
+    entries::body(redis, &number.to_string()).await
 }
 
 /// All at once, by one call.
@@ -66,7 +67,7 @@ async fn run(server: &RedisServer, command: &mut Cmd) {
 async fn concurrent_reads_take_few_commands_and_each_gets_its_own_value() {
     let (server, redis) = filled().await;
     spoil(&server, 7, "SET", b"garbage").await;
-    spoil(&server, 8, "SET", &encode(&made(9))).await;
+    spoil(&server, 8, "SET", &encode(&numbered(9))).await;
     spoil(&server, 11, "LPUSH", b"x").await;
     redis.remove(&key(13)).await.unwrap();
     let has_each_its_own = |answers: Vec<Result<Option<String>, StoreError>>| {

@@ -3,36 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::entries::{LONG, body, entry_of, key, put};
 use tidegate::internals::entry;
 use tidegate::{
-    Entry, Found, FoundOrLease, Guard, Key, Lease, Memory, Redis, RedisError, RedisOptions, Store,
-    StoreError, Tiered,
+    Found, FoundOrLease, Guard, Key, Lease, Memory, Redis, RedisError, RedisOptions, Store, Tiered,
 };
 use tidegate_testing::{RedisCluster, RedisSentinel, RedisServer, eventually};
 
-const LONG: Duration = Duration::from_secs(60);
 const SOME: usize = 64 << 20;
 const PATIENT: Duration = Duration::from_secs(10);
-
-fn key(name: &str) -> Key {
-    Key::new("stores").part(name).finish()
-}
-
-fn made(name: &str, body: &str) -> Arc<Entry> {
-    Arc::new(entry(&key(name), body.to_owned(), 100, LONG))
-}
-
-async fn put(store: &dyn Store, key: &Key, entry: &Arc<Entry>) -> Result<(), StoreError> {
-    match store.put(key, entry) {
-        Some(rest) => rest.await,
-        None => Ok(()),
-    }
-}
-
-async fn body(store: &dyn Store, key: &Key) -> Option<String> {
-    let found = store.get(key).await.unwrap()?;
-    Some(String::from_utf8(found.entry.body().to_vec()).unwrap())
-}
 
 /// A Redis that takes the largest of the entries here.
 async fn connect(url: String) -> Result<Redis, RedisError> {
@@ -52,18 +31,18 @@ async fn conforms(store: impl Store, twin: impl Store, leases: bool) {
 }
 
 async fn what_is_put_is_found(store: &dyn Store) {
-    assert_eq!(body(store, &key("absent")).await, None);
-    put(store, &key("a"), &made("a", "one")).await.unwrap();
-    assert_eq!(body(store, &key("a")).await.as_deref(), Some("one"));
-    assert_eq!(body(store, &key("b")).await, None);
+    assert_eq!(body(store, "absent").await.unwrap(), None);
+    put(store, "a", &entry_of("a", "one")).await.unwrap();
+    assert_eq!(body(store, "a").await.unwrap().as_deref(), Some("one"));
+    assert_eq!(body(store, "b").await.unwrap(), None);
     // The place of one key with the entry of another, as after a collision of hashes.
-    put(store, &key("c"), &made("a", "one")).await.unwrap();
-    assert_eq!(body(store, &key("c")).await, None);
+    put(store, "c", &entry_of("a", "one")).await.unwrap();
+    assert_eq!(body(store, "c").await.unwrap(), None);
 }
 
 async fn every_field_survives(store: &dyn Store) {
-    let written = made("fields", "body");
-    put(store, &key("fields"), &written).await.unwrap();
+    let written = entry_of("fields", "body");
+    put(store, "fields", &written).await.unwrap();
     let Found { entry: read, .. } = store.get(&key("fields")).await.unwrap().unwrap();
     assert_eq!((read.epoch(), read.as_of()), (written.epoch(), written.as_of()));
     assert_eq!((read.tags(), read.ttl()), (written.tags(), written.ttl()));
@@ -72,31 +51,31 @@ async fn every_field_survives(store: &dyn Store) {
 }
 
 async fn a_later_put_wins_and_a_removed_entry_is_gone(store: &dyn Store) {
-    put(store, &key("w"), &made("w", "one")).await.unwrap();
-    put(store, &key("w"), &made("w", "two")).await.unwrap();
-    assert_eq!(body(store, &key("w")).await.as_deref(), Some("two"));
+    put(store, "w", &entry_of("w", "one")).await.unwrap();
+    put(store, "w", &entry_of("w", "two")).await.unwrap();
+    assert_eq!(body(store, "w").await.unwrap().as_deref(), Some("two"));
     store.remove(&key("w")).await.unwrap();
-    assert_eq!(body(store, &key("w")).await, None);
+    assert_eq!(body(store, "w").await.unwrap(), None);
     store.remove(&key("w")).await.unwrap();
 }
 
 async fn life_ends(store: &dyn Store) {
     let brief = entry(&key("brief"), "x", 1, Duration::from_millis(200));
-    put(store, &key("brief"), &Arc::new(brief)).await.unwrap();
-    put(store, &key("long"), &made("long", "x")).await.unwrap();
+    put(store, "brief", &Arc::new(brief)).await.unwrap();
+    put(store, "long", &entry_of("long", "x")).await.unwrap();
     let gone = async || store.get(&key("brief")).await.unwrap().is_none();
     eventually("the entry is gone at the end of its life", gone).await.unwrap();
-    assert!(body(store, &key("long")).await.is_some());
+    assert!(body(store, "long").await.unwrap().is_some());
     // An entry without any life left is no error, and is not there.
     let dead = entry(&key("dead"), "x", 1, Duration::ZERO);
-    put(store, &key("dead"), &Arc::new(dead)).await.unwrap();
-    assert_eq!(body(store, &key("dead")).await, None);
+    put(store, "dead", &Arc::new(dead)).await.unwrap();
+    assert_eq!(body(store, "dead").await.unwrap(), None);
 }
 
 async fn bodies_of_all_sizes(store: &dyn Store) {
     for size in [0, 1, 5 << 20] {
         let large = Arc::new(entry(&key("size"), vec![b'x'; size], 1, LONG));
-        put(store, &key("size"), &large).await.unwrap();
+        put(store, "size", &large).await.unwrap();
         let found = store.get(&key("size")).await.unwrap().unwrap();
         assert!(found.entry.body() == large.body(), "{size}");
     }
@@ -106,10 +85,10 @@ async fn bodies_of_all_sizes(store: &dyn Store) {
 async fn a_batch_has_the_order_of_its_keys(store: &dyn Store) {
     let name = |number: usize| format!("batch {number}");
     for number in (0..150).filter(|number| number % 3 != 0) {
-        put(store, &key(&name(number)), &made(&name(number), &number.to_string())).await.unwrap();
+        put(store, &name(number), &entry_of(&name(number), number.to_string())).await.unwrap();
     }
     // The place of one key with the entry of another, as after a collision of hashes.
-    put(store, &key(&name(3)), &made(&name(1), "1")).await.unwrap();
+    put(store, &name(3), &entry_of(&name(1), "1")).await.unwrap();
     for count in [0, 1, 2, 150] {
         let keys: Vec<Key> = (0..count).map(|number| key(&name(number))).collect();
         let found = store.get_many(&keys.iter().collect::<Vec<_>>()).await;
@@ -142,7 +121,7 @@ async fn one_step_finds_an_entry_or_takes_the_lease(
     assert_eq!(step(twin, None).await, Err(held));
     let (old, new) = (entry(&key, "old", 1, LONG), entry(&key, "new", 2, LONG));
     let versions = [old.version(), new.version()];
-    put(store, &key, &Arc::new(old)).await.unwrap();
+    put(store, "step", &Arc::new(old)).await.unwrap();
     assert_eq!(step(twin, None).await, Ok(1), "an entry counts more than the lease");
     assert_eq!(step(twin, Some(versions[1])).await, Ok(1));
     assert_eq!(step(twin, Some(versions[0])).await, Err(held));
@@ -157,13 +136,13 @@ async fn one_step_finds_an_entry_or_takes_the_lease(
         };
         twin.release(&key, token).await.unwrap();
     } else {
-        put(store, &key, &Arc::new(new)).await.unwrap();
+        put(store, "step", &Arc::new(new)).await.unwrap();
     }
     assert_eq!(step(twin, Some(versions[0])).await, Ok(2));
     // Of an idle database, an entry that was computed again has the same position.
     let again = async || entry(&key, "again", 2, LONG).version() != versions[1];
     eventually("an entry has a later time", again).await.unwrap();
-    put(store, &key, &Arc::new(entry(&key, "again", 2, LONG))).await.unwrap();
+    put(store, "step", &Arc::new(entry(&key, "again", 2, LONG))).await.unwrap();
     assert_eq!(step(twin, Some(versions[1])).await, Ok(2));
 }
 
@@ -172,8 +151,8 @@ async fn many_at_a_time(store: Arc<dyn Store>, twin: &dyn Store, leases: bool) {
         let store = store.clone();
         tokio::spawn(async move {
             let name = format!("many {number}");
-            put(&*store, &key(&name), &made(&name, &name)).await.unwrap();
-            assert_eq!(body(&*store, &key(&name)).await, Some(name));
+            put(&*store, &name, &entry_of(&name, &name)).await.unwrap();
+            assert_eq!(body(&*store, &name).await.unwrap(), Some(name));
         })
     });
     for task in tasks.collect::<Vec<_>>() {
@@ -259,10 +238,10 @@ async fn a_tiered_store_conforms_to_the_store_contract() {
 #[tokio::test]
 async fn a_hit_in_the_shared_tier_is_copied_to_the_near_tier() {
     let shared = memory();
-    put(&shared, &key("a"), &made("a", "one")).await.unwrap();
+    put(&shared, "a", &entry_of("a", "one")).await.unwrap();
     let tiered = Tiered::new(memory(), shared);
     assert!(tiered.peek(&key("a")).is_none());
-    assert_eq!(body(&tiered, &key("a")).await.as_deref(), Some("one"));
+    assert_eq!(body(&tiered, "a").await.unwrap().as_deref(), Some("one"));
     assert!(tiered.peek(&key("a")).is_some());
 }
 
@@ -272,7 +251,7 @@ async fn memory_keeps_an_entry_that_redis_cannot_store() {
     let redis = connect(server.url()).await.unwrap();
     let tiered = Tiered::new(memory(), redis);
     server.kill().await.unwrap();
-    assert!(put(&tiered, &key("a"), &made("a", "one")).await.is_err());
+    assert!(put(&tiered, "a", &entry_of("a", "one")).await.is_err());
     assert!(tiered.peek(&key("a")).is_some());
     assert!(tiered.get(&key("b")).await.is_err());
 }

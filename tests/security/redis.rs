@@ -1,21 +1,13 @@
 //! What Redis' other users can and can't do to a service that signs.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use redis::{Cmd, cmd};
-use tidegate::internals::entry;
-use tidegate::{Entry, Key, Redis, RedisError, RedisOptions, Store, StoreError};
+use tidegate::{Redis, RedisError, RedisOptions, Store, StoreError};
 use tidegate_testing::{RedisServer, eventually};
 
+use super::common::entries::{self, LONG, body, entry_of, key};
 use super::common::told;
 
-const LONG: Duration = Duration::from_mins(1);
 const SECRET: &str = "the secret of this service";
-
-fn key(name: &str) -> Key {
-    Key::new("trust").part(name).finish()
-}
 
 fn options(server: &RedisServer) -> RedisOptions {
     RedisOptions::new(server.url()).prefix("shop").connections(1)
@@ -26,13 +18,7 @@ async fn signing(server: &RedisServer, secrets: &[&str]) -> Redis {
 }
 
 async fn put(store: &Redis, name: &str, body: &str) {
-    let entry: Arc<Entry> = Arc::new(entry(&key(name), body.to_owned(), 100, LONG));
-    store.put(&key(name), &entry).unwrap().await.unwrap();
-}
-
-async fn body(store: &Redis, name: &str) -> Result<Option<String>, StoreError> {
-    let found = store.get(&key(name)).await?;
-    Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
+    entries::put(store, name, &entry_of(name, body)).await.unwrap();
 }
 
 /// Runs a command as somebody else who may use the server.
