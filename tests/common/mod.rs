@@ -7,6 +7,7 @@ pub(crate) mod admin;
 pub(crate) mod entries;
 #[cfg(feature = "postgres")]
 pub(crate) mod followed;
+pub(crate) mod hooked;
 pub(crate) mod origin;
 #[cfg(feature = "postgres")]
 pub(crate) mod shop;
@@ -16,21 +17,56 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Method, Request, Response};
 use http_body_util::BodyExt;
+use tidegate::{Cache, Memory, Policy, ValuePolicy};
 use tower::ServiceExt;
+
+/// A cache in memory that follows no log.
+pub(crate) fn cache() -> Cache {
+    Cache::new(Memory::new(16 << 20))
+}
+
+/// A policy that sets the lifetime of responses: a minute.
+pub(crate) fn ttl() -> Policy {
+    Policy::ttl(Duration::from_mins(1)).jitter(0.0)
+}
+
+/// A policy that sets the lifetime, and one under which each response sets its own.
+pub(crate) fn both_policies() -> [Policy; 2] {
+    [ttl(), Policy::standard()]
+}
+
+/// A policy for values that are stored for ten minutes.
+pub(crate) fn values() -> ValuePolicy {
+    ValuePolicy::ttl(Duration::from_mins(10)).jitter(0.0).early_refresh(0.0).build().unwrap()
+}
 
 /// Sends a request through a router.
 pub(crate) async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
     app.clone().oneshot(request).await.unwrap()
 }
 
-/// The body and the `Cache-Status` of an answer to a GET.
+/// The body and the `Cache-Status` of a response to a GET.
 pub(crate) async fn ask(app: &Router, uri: &str) -> (String, String) {
-    read(send(app, Request::get(uri).body(Body::empty()).unwrap()).await).await
+    exchange(app, Request::get(uri).body(Body::empty()).unwrap()).await
 }
 
-/// The body and the `Cache-Status` of an answer.
+/// The body and the `Cache-Status` of a response to a GET with these headers.
+pub(crate) async fn fetch_with(
+    app: &Router,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> (String, String) {
+    exchange(app, origin::by(Method::GET, uri, headers)).await
+}
+
+/// The body and the `Cache-Status` of the response to a request.
+pub(crate) async fn exchange(app: &Router, request: Request<Body>) -> (String, String) {
+    read(send(app, request).await).await
+}
+
+/// The body and the `Cache-Status` of a response.
 pub(crate) async fn read(response: Response<Body>) -> (String, String) {
     let status = response.headers().get("cache-status").map(|s| s.to_str().unwrap().to_owned());
     let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -1,8 +1,6 @@
 //! What the key holds in a parsed form: the handler reads no more than that, so no spelling of a request changes the
 //! response that others get.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{OriginalUri, RawQuery};
@@ -11,16 +9,7 @@ use axum::response::IntoResponse;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 
 use crate::common::origin::{FRESH, by, get};
-use crate::common::{ask, read, send};
-
-fn ttl() -> Policy {
-    Policy::ttl(Duration::from_mins(1))
-}
-
-/// Both ways to decide.
-fn both() -> [Policy; 2] {
-    [ttl(), Policy::standard()]
-}
+use crate::common::{ask, both_policies, read, send, ttl};
 
 fn layer(policy: Policy) -> CacheLayer {
     CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy)
@@ -89,7 +78,7 @@ const ODD: [&[&[u8]]; 9] = [
 async fn no_spelling_of_cookies_changes_the_response_for_others() {
     for lines in ODD {
         for parser in [first_line as Parser, loose] {
-            for policy in both() {
+            for policy in both_policies() {
                 let app = page(parser, policy.vary_cookies(["lang"]));
                 body(&app, with_cookies(lines)).await;
                 let got = body(&app, with_cookies(&[b"lang=de"])).await;
@@ -101,7 +90,7 @@ async fn no_spelling_of_cookies_changes_the_response_for_others() {
 
 #[tokio::test]
 async fn an_ignored_cookie_cannot_smuggle_in_one_that_counts() {
-    for policy in both() {
+    for policy in both_policies() {
         let app = page(loose, policy.ignore_cookies(["_ga*"]));
         for line in [&b"tidegate-position=a sid=alice"[..], b"_ga=1,sid=alice", b"_gat=sid=alice"] {
             body(&app, with_cookies(&[line])).await;
@@ -164,7 +153,7 @@ async fn a_parameter_outside_the_key_does_not_affect_the_response() {
         let page = query.and_then(|query| query.strip_prefix("page=")?.get(..1).map(str::to_owned));
         ([FRESH], page.unwrap_or_else(|| "1".into())).into_response()
     };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(layer(policy.query(["page"])));
         ask(&app, "/?page=2&x=%%").await;
         assert_eq!(ask(&app, "/?page=2").await.0, "2");
@@ -176,7 +165,7 @@ async fn a_parameter_outside_the_key_does_not_affect_the_response() {
 #[tokio::test]
 async fn an_empty_query_shares_no_response_with_one_whose_parameters_do_not_count() {
     let handler = async |RawQuery(query): RawQuery| ([FRESH], format!("{query:?}")).into_response();
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(layer(policy.query(["page"])));
         for uri in ["/?", "/?utm=1", "/"] {
             assert_eq!(ask(&app, uri).await.0, "None", "{uri}");
@@ -205,7 +194,7 @@ async fn no_spelling_of_languages_and_codings_changes_the_response_for_others() 
         let coding = of("accept-encoding").split(',').any(|coding| coding == "gzip");
         ([FRESH, ("vary", "accept-language, accept-encoding")], format!("{language} {coding}"))
     };
-    for policy in both() {
+    for policy in both_policies() {
         for language in ["DE-ch", "en;q=0.5", "en;q=0.5, de-CH"] {
             let app = Router::new().fallback(handler).layer(layer(policy.clone()));
             let with = |language, coding| {
@@ -228,7 +217,7 @@ async fn forwarded_is_keyed_by_element_and_malformed_lines_are_keyed_apart() {
         let scheme = first.split(';').find_map(|pair| pair.strip_prefix("proto="));
         ([FRESH], scheme.unwrap_or("http").to_owned())
     };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(layer(policy.host(false)));
         let with = |line| by(Method::GET, "/", &[("forwarded", line)]);
         for odd in ["for=1, proto=https", "for=[;proto=https", "for=1;proto=https, for=["] {

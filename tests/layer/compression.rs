@@ -37,7 +37,7 @@ fn world() -> World {
 }
 
 /// The body for a client that takes these codings, and whether it was gzip.
-async fn ask(app: &Router, accepts: &str) -> (Vec<u8>, bool) {
+async fn fetch_encoded(app: &Router, accepts: &str) -> (Vec<u8>, bool) {
     let request = Request::get("/").header("accept-encoding", accepts).body(Body::empty()).unwrap();
     let response = send(app, request).await;
     let is_gzip = response.headers().get("content-encoding").is_some_and(|coding| coding == "gzip");
@@ -50,10 +50,10 @@ async fn ask(app: &Router, accepts: &str) -> (Vec<u8>, bool) {
 
 async fn each_gets_what_it_takes(app: &Router) {
     for _ in 0..2 {
-        assert!(ask(app, "gzip").await.1);
-        assert!(!ask(app, "identity").await.1);
-        assert!(ask(app, "deflate, gzip;q=0.5").await.1);
-        assert!(!ask(app, "gzip;q=0").await.1);
+        assert!(fetch_encoded(app, "gzip").await.1);
+        assert!(!fetch_encoded(app, "identity").await.1);
+        assert!(fetch_encoded(app, "deflate, gzip;q=0.5").await.1);
+        assert!(!fetch_encoded(app, "gzip;q=0").await.1);
     }
 }
 
@@ -71,6 +71,6 @@ async fn compression_inside_the_cache_stores_one_variant_per_coding() {
     let app = handler.layer(CompressionLayer::new()).layer(layer);
     each_gets_what_it_takes(&app).await;
     assert_eq!((runs.load(Ordering::SeqCst), cache.counters().event(Event::Stored)), (4, 4));
-    assert!(ask(&app, "GZIP;q=0.5,deflate").await.1);
+    assert!(fetch_encoded(&app, "GZIP;q=0.5,deflate").await.1);
     assert_eq!(runs.load(Ordering::SeqCst), 4, "another way to write what is stored");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
-use crate::common::{eventually, send};
+use crate::common::{cache, eventually, send};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
@@ -14,8 +14,9 @@ use tidegate::{Cache, CacheLayer, Memory, Policy};
 const DATED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
 const STALE: (&str, &str) = ("cache-control", "max-age=60, stale-while-revalidate=60");
 
-fn cache() -> (Cache, CacheLayer) {
-    let cache = Cache::new(Memory::new(1 << 20));
+/// A cache, and a layer over it whose responses have the tag `t`.
+fn tagged() -> (Cache, CacheLayer) {
+    let cache = cache();
     (cache.clone(), CacheLayer::with_policy(cache, Policy::standard().tag("t")))
 }
 
@@ -36,7 +37,7 @@ async fn changes(State((cache, origin)): State<(Cache, Origin)>, request: Reques
 #[tokio::test]
 async fn a_change_while_the_handler_runs_is_not_undone_by_its_304() {
     for method in [Method::GET, Method::HEAD] {
-        let ((cache, layer), origin) = (cache(), Origin::default());
+        let ((cache, layer), origin) = (tagged(), Origin::default());
         let app = Router::new().fallback(changes).layer(layer);
         let app = app.with_state((cache, origin.clone()));
         assert_eq!(body(&app, get(&[])).await, "one");
@@ -53,7 +54,7 @@ async fn a_change_before_a_renewal_begins_is_not_undone_by_its_304() {
         .then(200, &[STALE, DATED], "one")
         .then(304, &[STALE, DATED], "")
         .then(200, &[STALE, DATED], "two");
-    let (cache, layer) = cache();
+    let (cache, layer) = tagged();
     let app = origin.behind(layer);
     assert_eq!(body(&app, get(&[])).await, "one");
     tokio::time::advance(Duration::from_secs(61)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, read, send, settled};
+use crate::common::{ask, cache, read, send, settled};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -14,7 +14,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tidegate::{Cache, CacheLayer, Policy};
 use tokio::sync::{Notify, Semaphore};
 
 const TTL: Duration = Duration::from_mins(1);
@@ -31,10 +31,6 @@ impl Runs {
     fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
-}
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(16 << 20))
 }
 
 async fn counted(State(runs): State<Runs>, RawQuery(query): RawQuery) -> String {

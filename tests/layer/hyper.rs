@@ -51,7 +51,7 @@ where
 }
 
 /// The body and the `Cache-Status` of an answer to a GET.
-async fn ask(address: SocketAddr, path: &str) -> (Bytes, String) {
+async fn fetch(address: SocketAddr, path: &str) -> (Bytes, String) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let response = client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
     let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
@@ -72,11 +72,11 @@ async fn a_plain_hyper_service_is_cached() {
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache, Policy::ttl(TTL));
     let address = serve(layer.layer(service)).await;
-    let (body, status) = ask(address, "/a").await;
+    let (body, status) = fetch(address, "/a").await;
     assert!(body == "/a 1" && status.contains("stored"), "{body:?} {status}");
-    let (body, status) = ask(address, "/a").await;
+    let (body, status) = fetch(address, "/a").await;
     assert!(body == "/a 1" && status.contains("hit"), "{body:?} {status}");
-    assert_eq!(ask(address, "/b").await.0, "/b 2");
+    assert_eq!(fetch(address, "/b").await.0, "/b 2");
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
@@ -112,7 +112,7 @@ async fn tonic_services_bypass_the_cache_and_routes_beside_them_do_not() {
         assert_eq!(refused.code(), tonic::Code::NotFound);
 
         for expected in ["stored", "hit"] {
-            let (body, status) = ask(address, "/page").await;
+            let (body, status) = fetch(address, "/page").await;
             assert!(body == "page" && status.contains(expected), "{status}");
         }
     }

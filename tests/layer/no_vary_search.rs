@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, Method, Uri};
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tidegate::{Cache, CacheLayer, Policy};
 
-use crate::common::ask;
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by};
+use crate::common::{ask, cache};
 
 const UTM: (&str, &str) = ("no-vary-search", "key-order, params=(\"utm\")");
 
@@ -29,10 +29,6 @@ fn app(cache: &Cache, field: (&'static str, &'static str)) -> (Router, Arc<Atomi
     };
     let layer = CacheLayer::with_policy(cache.clone(), Policy::standard());
     (Router::new().fallback(handler).layer(layer), runs)
-}
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
 }
 
 #[tokio::test]

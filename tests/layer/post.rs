@@ -17,12 +17,13 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
+use tidegate::{CacheLayer, Policy, Record};
 use tokio::time::{Instant, sleep};
 
+use crate::common;
 use crate::common::origin::by;
 use crate::common::warnings::{all_warnings, keep_warnings, warnings};
-use crate::common::{eventually, read, send};
+use crate::common::{cache, eventually, exchange, read, send};
 use crate::query::{Given, MakeBody, streamed};
 
 const LIMIT: usize = 64;
@@ -38,7 +39,7 @@ fn reads(policy: Policy) -> Policy {
 }
 
 fn ttl() -> Policy {
-    reads(Policy::ttl(Duration::from_mins(1)).jitter(0.0).untracked())
+    reads(common::ttl().untracked())
 }
 
 /// Both ways to decide.
@@ -46,16 +47,8 @@ fn both() -> [Policy; 2] {
     [ttl(), reads(Policy::standard())]
 }
 
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
-}
-
 fn posted(content: impl Into<Body>, headers: &[(&str, &str)]) -> Request<Body> {
     by(Method::POST, "/search", headers).map(|_| content.into())
-}
-
-async fn ask(app: &Router, request: Request<Body>) -> (String, String) {
-    read(send(app, request).await).await
 }
 
 #[tokio::test]
@@ -72,10 +65,10 @@ async fn a_response_is_keyed_by_content_and_content_headers() {
             ("", &[FORM]),
         ];
         for (at, (content, headers)) in different.into_iter().enumerate() {
-            let (first, status) = ask(&app, posted(content, headers)).await;
+            let (first, status) = exchange(&app, posted(content, headers)).await;
             assert!(status.contains("stored") && given.all().len() == at + 1, "{at}: {status}");
             assert!(first.starts_with("POST /search [") && first.ends_with(content), "{first}");
-            let (again, status) = ask(&app, posted(content, headers)).await;
+            let (again, status) = exchange(&app, posted(content, headers)).await;
             assert!(again == first && status.contains("; hit;"), "{at}: {status}");
         }
     }
@@ -89,15 +82,15 @@ async fn get_query_and_post_of_one_uri_have_separate_entries() {
         for _ in 0..2 {
             for method in [Method::POST, Method::GET, query.clone()] {
                 let name = format!("{method} ");
-                assert!(ask(&app, by(method, "/search", &[])).await.0.starts_with(&name));
+                assert!(exchange(&app, by(method, "/search", &[])).await.0.starts_with(&name));
             }
         }
         let head = send(&app, by(Method::HEAD, "/search", &[])).await;
         assert!(read(head).await.1.contains("; hit;"), "by the response to GET");
     }
     let app = Given::default().router(ttl());
-    ask(&app, posted("", &[])).await;
-    assert!(ask(&app, by(query_method(), "/search", &[])).await.1.contains("fwd=method"));
+    exchange(&app, posted("", &[])).await;
+    assert!(exchange(&app, by(query_method(), "/search", &[])).await.1.contains("fwd=method"));
 }
 
 fn query_method() -> Method {
@@ -111,7 +104,7 @@ async fn a_request_that_may_write_reaches_the_handler_each_time() {
         let app = given.router(policy);
         for _ in 0..2 {
             let parts = || streamed(&["a=1&", "", "write=2"], None);
-            let (got, status) = ask(&app, posted(parts(), &[FORM, ("x-other", "x")])).await;
+            let (got, status) = exchange(&app, posted(parts(), &[FORM, ("x-other", "x")])).await;
             assert_eq!(got, format!("POST /search [{}x] a=1&write=2", FORM.1));
             assert!(status.contains("fwd=method; detail=\"method\""), "{status}");
         }
@@ -125,19 +118,21 @@ async fn without_the_setting_and_without_judging_every_post_goes_to_the_handler(
     let given = Given::default();
     let app = given.router(Policy::ttl(Duration::from_mins(1)).query_content(LIMIT));
     for _ in 0..2 {
-        assert!(ask(&app, posted("a", &[])).await.1.contains("fwd=method"));
+        assert!(exchange(&app, posted("a", &[])).await.1.contains("fwd=method"));
     }
     let app = given.router(ttl());
     for method in other_methods {
         for _ in 0..2 {
-            assert!(ask(&app, by(method.clone(), "/search", &[])).await.1.contains("fwd=method"));
+            assert!(
+                exchange(&app, by(method.clone(), "/search", &[])).await.1.contains("fwd=method")
+            );
         }
     }
     assert_eq!(given.all().len(), 8);
     // The client says that the method is another one, or that the handler must run once at most.
     for header in ["x-http-method-override", "x-method-override", "idempotency-key"] {
         for _ in 0..2 {
-            let (_, status) = ask(&app, posted("a", &[(header, "DELETE")])).await;
+            let (_, status) = exchange(&app, posted("a", &[(header, "DELETE")])).await;
             assert!(status.contains("method") && !status.contains("stored"), "{status}");
         }
     }
@@ -156,13 +151,13 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged_and_counts_a
     for (at, (expected, body)) in bodies.into_iter().enumerate() {
         let given = Given::default();
         let app = given.router(Policy::standard().post_reads(16, |_, _| true));
-        ask(&app, by(Method::GET, "/search", &[])).await;
+        exchange(&app, by(Method::GET, "/search", &[])).await;
         for _ in 0..2 {
-            let (got, status) = ask(&app, posted(body(trailers.clone()), &[JSON])).await;
+            let (got, status) = exchange(&app, posted(body(trailers.clone()), &[JSON])).await;
             assert_eq!(got, format!("POST /search [application/json] {expected}"), "{at}");
             assert!(status.contains("fwd=bypass; detail=\"request-body\""), "{at}: {status}");
         }
-        let (_, status) = ask(&app, by(Method::GET, "/search", &[])).await;
+        let (_, status) = exchange(&app, by(Method::GET, "/search", &[])).await;
         assert!(status.contains("changed"), "{at}: it may have written: {status}");
     }
 }
@@ -171,18 +166,18 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged_and_counts_a
 async fn a_write_invalidates_the_path_and_a_read_does_not() {
     let app = Given::default().router(reads(Policy::standard()));
     let get = || by(Method::GET, "/search", &[]);
-    ask(&app, get()).await;
-    ask(&app, posted("a", &[])).await;
+    exchange(&app, get()).await;
+    exchange(&app, posted("a", &[])).await;
     // Nor does one that bypasses the cache for another reason.
     let nostore = [("cache-control", "no-store")];
-    assert!(ask(&app, posted("a", &nostore)).await.1.contains("detail=\"no-store\""));
-    assert!(ask(&app, get()).await.1.contains("; hit;"));
-    assert!(ask(&app, posted("a", &[])).await.1.contains("; hit;"));
+    assert!(exchange(&app, posted("a", &nostore)).await.1.contains("detail=\"no-store\""));
+    assert!(exchange(&app, get()).await.1.contains("; hit;"));
+    assert!(exchange(&app, posted("a", &[])).await.1.contains("; hit;"));
     for is_refused in [false, true] {
         let headers: &[(&str, &str)] = if is_refused { &nostore } else { &[] };
-        assert!(ask(&app, posted("write", headers)).await.1.contains("detail=\"method\""));
-        assert!(ask(&app, posted("a", &[])).await.1.contains("changed"));
-        assert!(ask(&app, get()).await.1.contains("changed"));
+        assert!(exchange(&app, posted("write", headers)).await.1.contains("detail=\"method\""));
+        assert!(exchange(&app, posted("a", &[])).await.1.contains("changed"));
+        assert!(exchange(&app, get()).await.1.contains("changed"));
     }
 }
 
@@ -194,11 +189,11 @@ async fn a_tag_invalidates_a_stored_response() {
     let app = Router::new().route("/{shop}/search", post(handler)).layer(layer);
     let of = |uri| by(Method::POST, uri, &[]).map(|_| Body::from("a"));
     for uri in ["/1/search", "/2/search"] {
-        ask(&app, of(uri)).await;
+        exchange(&app, of(uri)).await;
     }
     cache.invalidate(["shop=1"]).await.unwrap();
-    assert!(ask(&app, of("/1/search")).await.1.contains("changed"));
-    assert!(ask(&app, of("/2/search")).await.1.contains("; hit;"));
+    assert!(exchange(&app, of("/1/search")).await.1.contains("changed"));
+    assert!(exchange(&app, of("/2/search")).await.1.contains("; hit;"));
 }
 
 /// A handler that takes a second and says how often it has run; it writes if the content says `unseen`.
@@ -220,7 +215,7 @@ fn slow(policy: Policy) -> (Router, Arc<AtomicUsize>) {
 /// The bodies that ten requests at a time with this content get, and how long they take.
 async fn burst(app: &Router, content: &'static str) -> (Vec<String>, Duration) {
     let began = Instant::now();
-    let all = join_all((0..10).map(|_| ask(app, posted(content, &[])))).await;
+    let all = join_all((0..10).map(|_| exchange(app, posted(content, &[])))).await;
     let mut bodies: Vec<_> = all.into_iter().map(|(body, _)| body).collect();
     bodies.sort_unstable();
     bodies.dedup();
@@ -248,7 +243,7 @@ async fn a_write_that_was_not_foreseen_runs_once_for_each_request() {
         // Later ones do not wait.
         let (bodies, took) = burst(&app, "unseen").await;
         assert_eq!((bodies.len(), took, runs.load(Ordering::SeqCst)), (10, SECOND, 20));
-        let (_, status) = ask(&app, posted("unseen", &[])).await;
+        let (_, status) = exchange(&app, posted("unseen", &[])).await;
         assert!(status.contains("wrote") && !status.contains("stored"), "{status}");
     }
 }
@@ -266,7 +261,7 @@ async fn conditions_and_ranges_are_for_get() {
     for policy in both() {
         let given = Given::default();
         let app = given.router(policy);
-        ask(&app, posted("a", &[])).await;
+        exchange(&app, posted("a", &[])).await;
         // RFC 9110, sections 13.1.3 and 14.2.
         let since = ("if-modified-since", "Sun, 06 Nov 2044 08:49:37 GMT");
         for ignored in [since, ("range", "bytes=0-1"), ("if-range", "\"v1\"")] {
@@ -276,10 +271,10 @@ async fn conditions_and_ranges_are_for_get() {
         }
         // A response to the first of such requests is a whole one, too.
         let range = [("range", "bytes=0-1")];
-        assert!(ask(&app, posted("b", &range)).await.1.contains("stored"));
+        assert!(exchange(&app, posted("b", &range)).await.1.contains("stored"));
         // Section 13.1.2: with POST, only the handler can evaluate it.
         for judged in [("if-none-match", "\"v1\""), ("if-match", "\"v1\"")] {
-            let (_, status) = ask(&app, posted("a", &[judged])).await;
+            let (_, status) = exchange(&app, posted("a", &[judged])).await;
             assert!(status.contains("detail=\"precondition\""), "{status}");
         }
     }
@@ -298,7 +293,7 @@ async fn only_if_cached_applies_to_requests_that_only_read() {
         assert!(given.all().is_empty());
         assert_eq!(status("write").await, 200, "the handler of a write always gets it");
         assert_eq!(status(&"a".repeat(LIMIT + 1)).await, 200);
-        ask(&app, posted("a", &[])).await;
+        exchange(&app, posted("a", &[])).await;
         assert_eq!(status("a").await, 200);
         assert_eq!(given.all().len(), 3);
     }
@@ -310,10 +305,10 @@ async fn background_runs_get_the_method_and_the_content() {
     for policy in [ttl().stale_while_revalidate(window), ttl().audit(1.0)] {
         let given = Given::default();
         let app = given.router(policy);
-        ask(&app, posted("a=1", &[FORM])).await;
+        exchange(&app, posted("a=1", &[FORM])).await;
         tokio::time::advance(Duration::from_secs(61)).await;
         for _ in 0..2 {
-            assert!(ask(&app, posted("a=1", &[FORM])).await.0.ends_with("a=1"));
+            assert!(exchange(&app, posted("a=1", &[FORM])).await.0.ends_with("a=1"));
         }
         eventually("it ran again", async || given.all().len() > 1).await;
         for given in given.all() {
@@ -326,9 +321,9 @@ async fn background_runs_get_the_method_and_the_content() {
 async fn a_strict_policy_passes_on_the_content_and_its_content_headers() {
     let given = Given::default();
     let app = given.router(ttl().strict());
-    ask(&app, posted("a", &[FORM, ("x-other", "x")])).await;
+    exchange(&app, posted("a", &[FORM, ("x-other", "x")])).await;
     // A write gets everything.
-    ask(&app, posted("write", &[FORM, ("x-other", "x")])).await;
+    exchange(&app, posted("write", &[FORM, ("x-other", "x")])).await;
     let [read, write] = ["] a", "x] write"].map(|rest| format!("POST /search [{}{rest}", FORM.1));
     assert_eq!(given.all(), [read, write]);
 }
@@ -338,13 +333,13 @@ async fn a_request_that_identifies_the_client_bypasses_the_cache() {
     let given = Given::default();
     let app = given.router(ttl());
     for _ in 0..2 {
-        let (got, status) = ask(&app, posted("a", &[("cookie", "sid=1")])).await;
+        let (got, status) = exchange(&app, posted("a", &[("cookie", "sid=1")])).await;
         assert!(got.ends_with("] a") && status.contains("detail=\"personal\""), "{status}");
     }
     let app = given.router(ttl().vary_cookies(["sid"]));
     for sid in ["sid=1", "sid=2"] {
-        assert!(ask(&app, posted("a", &[("cookie", sid)])).await.1.contains("stored"));
-        assert!(ask(&app, posted("a", &[("cookie", sid)])).await.1.contains("; hit;"));
+        assert!(exchange(&app, posted("a", &[("cookie", sid)])).await.1.contains("stored"));
+        assert!(exchange(&app, posted("a", &[("cookie", sid)])).await.1.contains("; hit;"));
     }
 }
 
@@ -367,7 +362,7 @@ async fn under_a_standard_policy_only_an_explicit_lifetime_counts() {
         };
         let layer = CacheLayer::with_policy(cache(), reads(Policy::standard()));
         let app = Router::new().fallback(handler).layer(layer);
-        let (_, status) = ask(&app, posted("a", &[])).await;
+        let (_, status) = exchange(&app, posted("a", &[])).await;
         assert!(status.contains(expected), "{control:?}: {status}");
         tokio::time::advance(Duration::from_secs(61)).await;
         // It is not revalidated: with POST, the condition would mean something else.
@@ -450,23 +445,29 @@ async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
     let utf8 = ("content-type", "Application/JSON ; charset=utf-8");
     for read in reads {
         for by in [JSON, utf8] {
-            ask(&app, posted(read, &[by])).await;
-            assert!(ask(&app, posted(read, &[by])).await.1.contains("; hit;"), "{read}");
+            exchange(&app, posted(read, &[by])).await;
+            assert!(exchange(&app, posted(read, &[by])).await.1.contains("; hit;"), "{read}");
         }
     }
     for write in writes {
         for _ in 0..2 {
-            assert!(ask(&app, posted(write, &[JSON])).await.1.contains("fwd=method"), "{write}");
+            assert!(
+                exchange(&app, posted(write, &[JSON])).await.1.contains("fwd=method"),
+                "{write}"
+            );
         }
     }
     let by_uri = by(Method::POST, "/search?query=mutation", &[JSON]);
-    assert!(ask(&app, by_uri.map(|_| Body::from(reads[0]))).await.1.contains("fwd=method"));
+    assert!(exchange(&app, by_uri.map(|_| Body::from(reads[0]))).await.1.contains("fwd=method"));
     let upload = ("content-type", "multipart/form-data; boundary=b");
     let json_too = ("content-type", "application/json, multipart/form-data");
     let other_types: [&[(&str, &str)]; 6] =
         [&[], &[FORM], &[upload], &[json_too], &[JSON, FORM], &[("content-type", "text/plain")]];
     for others in other_types {
-        assert!(ask(&app, posted(reads[0], others)).await.1.contains("fwd=method"), "{others:?}");
+        assert!(
+            exchange(&app, posted(reads[0], others)).await.1.contains("fwd=method"),
+            "{others:?}"
+        );
     }
     // Express decodes these: the first is a mutation in UTF-7.
     let encoded = r#"{"query":"+AG0-utation { buy }"}"#;
@@ -482,7 +483,7 @@ async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
         let json = format!("application/json; {parameters}");
         let by = [("content-type", json.as_str())];
         for write in [encoded, reads[0]] {
-            let (_, status) = ask(&app, posted(write, &by)).await;
+            let (_, status) = exchange(&app, posted(write, &by)).await;
             assert!(status.contains("fwd=method"), "{parameters}: {status}");
         }
     }
@@ -504,25 +505,25 @@ async fn clients_that_accept_different_types_share_no_response() {
     for policy in both() {
         let app = mirror(policy);
         for accept in accepted {
-            let (first, status) = ask(&app, posted("a", &[accept])).await;
+            let (first, status) = exchange(&app, posted("a", &[accept])).await;
             assert!(status.contains("stored") && first.ends_with(accept.1), "{first} {status}");
         }
         for accept in accepted {
-            let (again, status) = ask(&app, posted("a", &[accept])).await;
+            let (again, status) = exchange(&app, posted("a", &[accept])).await;
             assert!(status.contains("; hit;") && again.ends_with(accept.1), "{again} {status}");
         }
-        assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+        assert!(exchange(&app, posted("a", &[])).await.1.contains("stored"));
     }
     // A strict policy withholds the header, unless it names or forwards it.
     let app = mirror(ttl().strict());
     for (at, accept) in accepted.into_iter().enumerate() {
-        let (got, status) = ask(&app, posted("a", &[accept])).await;
+        let (got, status) = exchange(&app, posted("a", &[accept])).await;
         assert!(got == "/search " && (at == 0) == status.contains("stored"), "{got} {status}");
     }
     for policy in [ttl().strict().vary(["accept"]), ttl().strict().forward(["Accept"])] {
         let app = mirror(policy);
         for accept in accepted {
-            let (got, status) = ask(&app, posted("a", &[accept])).await;
+            let (got, status) = exchange(&app, posted("a", &[accept])).await;
             assert!(got.ends_with(accept.1) && status.contains("stored"), "{got} {status}");
         }
     }
@@ -537,12 +538,12 @@ async fn the_function_judges_the_request_that_the_handler_gets() {
     let find = [("soapaction", "find")];
     let app = mirror(ttl().strict().post_reads(LIMIT, is_find));
     for _ in 0..2 {
-        let (got, status) = ask(&app, posted("a", &find)).await;
+        let (got, status) = exchange(&app, posted("a", &find)).await;
         assert!(got == "/search find" && status.contains("fwd=method"), "{got} {status}");
     }
     let app = mirror(ttl().strict().vary(["soapaction"]).post_reads(LIMIT, is_find));
     for expected in ["stored", "; hit;"] {
-        let (got, status) = ask(&app, posted("a", &find)).await;
+        let (got, status) = exchange(&app, posted("a", &find)).await;
         assert!(got == "/search find" && status.contains(expected), "{got} {status}");
     }
     // Nor this parameter, without which the request writes.
@@ -552,14 +553,14 @@ async fn the_function_judges_the_request_that_the_handler_gets() {
     let app = mirror(ttl().query(["page"]).post_reads(LIMIT, is_dry));
     for _ in 0..2 {
         let request = by(Method::POST, "/search?page=1&dry_run=1", &[]);
-        let (got, status) = ask(&app, request).await;
+        let (got, status) = exchange(&app, request).await;
         assert_eq!(got, "/search?page=1&dry_run=1 ");
         assert!(status.contains("fwd=method"), "{status}");
     }
     let app = mirror(ttl().query(["dry_run"]).post_reads(LIMIT, is_dry));
     for expected in ["stored", "; hit;"] {
         let request = by(Method::POST, "/search?page=1&dry_run=1", &[]);
-        let (got, status) = ask(&app, request).await;
+        let (got, status) = exchange(&app, request).await;
         assert!(got == "/search?dry_run=1 " && status.contains(expected), "{got} {status}");
     }
 }
@@ -573,7 +574,7 @@ async fn the_function_judges_the_request_without_the_conditions_that_the_handler
             let has_it = move |parts: &Parts, _: &[u8]| parts.headers.contains_key(condition.0);
             let app = mirror(policy.vary([condition.0]).post_reads(LIMIT, has_it));
             for _ in 0..2 {
-                let (_, status) = ask(&app, posted("a", &[condition])).await;
+                let (_, status) = exchange(&app, posted("a", &[condition])).await;
                 assert!(status.contains("detail=\"method\""), "{condition:?}: {status}");
             }
         }
@@ -586,10 +587,10 @@ async fn a_request_that_may_write_as_the_client_sent_it_counts_as_a_write() {
     let is_no_delete = |parts: &Parts, _: &[u8]| !parts.headers.contains_key("soapaction");
     let app = mirror(ttl().strict().post_reads(LIMIT, is_no_delete));
     for _ in 0..2 {
-        let (got, status) = ask(&app, posted("a", &[("soapaction", "delete")])).await;
+        let (got, status) = exchange(&app, posted("a", &[("soapaction", "delete")])).await;
         assert!(got == "/search delete" && status.contains("fwd=method"), "{got} {status}");
     }
-    assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+    assert!(exchange(&app, posted("a", &[])).await.1.contains("stored"));
 }
 
 #[tokio::test]
@@ -612,15 +613,15 @@ async fn a_function_that_panics_loses_no_request() {
         .route("/other", post(handler))
         .layer(layer.validate().unwrap());
     for _ in 0..3 {
-        let (got, status) = ask(&app, posted("bad", &[])).await;
+        let (got, status) = exchange(&app, posted("bad", &[])).await;
         assert!(got == "bad" && status.contains("detail=\"method\""), "{got} {status}");
     }
     assert_eq!(runs.load(Ordering::SeqCst), 3);
     assert_eq!(warnings(&["route=/search", "post_reads", "panicked"]), 1, "{}", all_warnings());
-    ask(&app, by(Method::POST, "/other", &[]).map(|_| Body::from("bad"))).await;
+    exchange(&app, by(Method::POST, "/other", &[]).map(|_| Body::from("bad"))).await;
     assert_eq!(warnings(&["route=/other", "panicked"]), 1, "{}", all_warnings());
     for expected in ["stored", "; hit;"] {
-        assert!(ask(&app, posted("good", &[])).await.1.contains(expected));
+        assert!(exchange(&app, posted("good", &[])).await.1.contains(expected));
     }
 }
 
@@ -637,7 +638,7 @@ async fn nothing_but_the_handlers_body_holds_the_content_while_the_handler_runs(
     for method in [Method::POST, query_method()] {
         for content in [Body::from("a=1"), streamed(&["a", "=1"], None)] {
             let request = by(method.clone(), "/search", &[]).map(|_| content);
-            let got = ask(&app, request).await;
+            let got = exchange(&app, request).await;
             assert!(got.0 == "true", "{method}: {got:?}");
         }
     }
@@ -651,10 +652,10 @@ async fn a_limit_of_zero_bytes_takes_requests_without_content() {
     let app = Given::default().behind(layer);
     for method in [Method::POST, query_method()] {
         for expected in ["stored", "; hit;"] {
-            let (_, status) = ask(&app, by(method.clone(), "/search", &[])).await;
+            let (_, status) = exchange(&app, by(method.clone(), "/search", &[])).await;
             assert!(status.contains(expected), "{method}: {status}");
         }
         let one = by(method.clone(), "/search", &[]).map(|_| Body::from("a"));
-        assert!(ask(&app, one).await.1.contains("request-body"), "{method}");
+        assert!(exchange(&app, one).await.1.contains("request-body"), "{method}");
     }
 }

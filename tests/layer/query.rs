@@ -13,16 +13,17 @@ use hyper::body::Frame;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tower::{Layer, ServiceExt, service_fn};
 
+use crate::common;
 use crate::common::origin::{FRESH, by};
-use crate::common::{eventually, read, send};
+use crate::common::{eventually, exchange, read, send};
 
 const LIMIT: usize = 16;
 
 fn ttl() -> Policy {
-    Policy::ttl(Duration::from_mins(1)).jitter(0.0).query_content(LIMIT)
+    common::ttl().query_content(LIMIT)
 }
 
-/// Both ways to decide.
+/// Policies under which responses to QUERY are stored.
 fn both() -> [Policy; 2] {
     [ttl(), Policy::standard().query_content(LIMIT)]
 }
@@ -67,10 +68,6 @@ fn query(content: impl Into<Body>, headers: &[(&str, &str)]) -> Request<Body> {
     by(method, "/search", headers).map(|_| content.into())
 }
 
-async fn ask(app: &Router, request: Request<Body>) -> (String, String) {
-    read(send(app, request).await).await
-}
-
 const SQL: (&str, &str) = ("content-type", "application/sql");
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -89,11 +86,11 @@ async fn a_query_response_is_keyed_by_its_content_and_content_headers() {
             ("", &[SQL]),
         ];
         for (at, (content, headers)) in different.into_iter().enumerate() {
-            let (first, status) = ask(&app, query(content, headers)).await;
+            let (first, status) = exchange(&app, query(content, headers)).await;
             assert!(status.contains("stored") && given.all().len() == at + 1, "{at}: {status}");
             assert!(first.ends_with(content), "{first}");
             for spelled in [content, content] {
-                let (again, status) = ask(&app, query(spelled, headers)).await;
+                let (again, status) = exchange(&app, query(spelled, headers)).await;
                 assert!(again == first && status.contains("; hit;"), "{at}: {status}");
             }
         }
@@ -104,16 +101,16 @@ async fn a_query_response_is_keyed_by_its_content_and_content_headers() {
 async fn a_get_and_a_query_of_one_path_have_separate_entries() {
     let given = Given::default();
     let app = given.router(ttl());
-    assert!(ask(&app, query("", &[])).await.1.contains("stored"));
-    assert!(ask(&app, by(Method::GET, "/search", &[])).await.1.contains("stored"));
-    assert!(ask(&app, query("", &[])).await.0.starts_with("QUERY"));
+    assert!(exchange(&app, query("", &[])).await.1.contains("stored"));
+    assert!(exchange(&app, by(Method::GET, "/search", &[])).await.1.contains("stored"));
+    assert!(exchange(&app, query("", &[])).await.0.starts_with("QUERY"));
 }
 
 #[tokio::test]
 async fn a_stored_query_response_serves_conditions_and_ranges() {
     for policy in both() {
         let app = Given::default().router(policy);
-        ask(&app, query("a", &[SQL])).await;
+        exchange(&app, query("a", &[SQL])).await;
         let known = send(&app, query("a", &[SQL, ("if-none-match", "\"v1\"")])).await;
         assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
         let part = send(&app, query("a", &[SQL, ("range", "bytes=0-4")])).await;
@@ -127,7 +124,7 @@ async fn a_query_bypasses_the_cache_unless_the_policy_enables_it() {
     let given = Given::default();
     let app = given.router(Policy::ttl(Duration::from_mins(1)));
     for _ in 0..2 {
-        assert!(ask(&app, query("a", &[SQL])).await.1.contains("fwd=method"));
+        assert!(exchange(&app, query("a", &[SQL])).await.1.contains("fwd=method"));
     }
     assert_eq!(given.all().len(), 2);
 }
@@ -145,8 +142,8 @@ pub(crate) fn streamed(
 async fn content_sent_in_several_frames_has_the_same_key() {
     let given = Given::default();
     let app = given.router(ttl());
-    ask(&app, query("select 1", &[SQL])).await;
-    let (_, status) = ask(&app, query(streamed(&["sel", "", "ect 1"], None), &[SQL])).await;
+    exchange(&app, query("select 1", &[SQL])).await;
+    let (_, status) = exchange(&app, query(streamed(&["sel", "", "ect 1"], None), &[SQL])).await;
     assert!(status.contains("; hit;"), "{status}");
 }
 
@@ -166,7 +163,7 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {
         let given = Given::default();
         let app = given.router(ttl());
         for _ in 0..2 {
-            let (got, status) = ask(&app, query(body(trailers.clone()), &[SQL])).await;
+            let (got, status) = exchange(&app, query(body(trailers.clone()), &[SQL])).await;
             assert_eq!(got, format!("QUERY /search [application/sql] {expected}"), "{at}");
             assert!(status.contains("fwd=bypass; detail=\"request-body\""), "{at}: {status}");
         }
@@ -178,8 +175,8 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {
 async fn content_past_the_byte_budget_is_not_stored() {
     let given = Given::default();
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl());
-    let app = given.behind(layer.buffer_limit(4));
-    let (got, status) = ask(&app, query("01234", &[])).await;
+    let app = given.behind(layer.capture_limit(4));
+    let (got, status) = exchange(&app, query("01234", &[])).await;
     assert!(got.ends_with(" 01234") && status.contains("request-body"), "{got} {status}");
 }
 
@@ -196,7 +193,7 @@ async fn a_client_that_disconnects_or_stalls_while_sending_holds_no_buffer() {
         assert!(send(&app, query(unfinished(), &[])).now_or_never().is_none());
     }
     assert!(given.all().is_empty(), "nothing was computed");
-    let (_, status) = ask(&app, query("01", &[])).await;
+    let (_, status) = exchange(&app, query("01", &[])).await;
     assert!(status.contains("stored"), "all room was given back: {status}");
     // The handler gets what there is, and waits for the rest by itself.
     let slow = tokio::spawn(async move { send(&app, query(unfinished(), &[])).await });
@@ -210,13 +207,13 @@ async fn a_write_invalidates_a_query_and_a_query_invalidates_nothing() {
     let given = Given::default();
     let app = given.router(Policy::standard().query_content(LIMIT));
     let get = || by(Method::GET, "/search", &[]);
-    ask(&app, get()).await;
-    ask(&app, query("a", &[])).await;
-    assert!(ask(&app, query("b", &[])).await.1.contains("stored"));
-    assert!(ask(&app, get()).await.1.contains("; hit;"));
-    ask(&app, by(Method::POST, "/search", &[])).await;
+    exchange(&app, get()).await;
+    exchange(&app, query("a", &[])).await;
+    assert!(exchange(&app, query("b", &[])).await.1.contains("stored"));
+    assert!(exchange(&app, get()).await.1.contains("; hit;"));
+    exchange(&app, by(Method::POST, "/search", &[])).await;
     for request in [query("a", &[]), query("b", &[]), get()] {
-        assert!(ask(&app, request).await.1.contains("changed"));
+        assert!(exchange(&app, request).await.1.contains("changed"));
     }
 }
 
@@ -226,10 +223,10 @@ async fn background_runs_of_a_query_get_its_content() {
     for policy in [ttl().stale_while_revalidate(window), ttl().audit(1.0)] {
         let given = Given::default();
         let app = given.router(policy);
-        ask(&app, query("select 1", &[SQL])).await;
+        exchange(&app, query("select 1", &[SQL])).await;
         tokio::time::advance(Duration::from_secs(61)).await;
         for _ in 0..2 {
-            assert!(ask(&app, query("select 1", &[SQL])).await.0.ends_with("select 1"));
+            assert!(exchange(&app, query("select 1", &[SQL])).await.0.ends_with("select 1"));
         }
         eventually("it ran again", async || given.all().len() > 1).await;
         for given in given.all() {
@@ -242,7 +239,7 @@ async fn background_runs_of_a_query_get_its_content() {
 async fn a_strict_policy_passes_on_the_content_and_its_content_headers() {
     let given = Given::default();
     let app = given.router(ttl().strict());
-    ask(&app, query("a", &[SQL, ("x-other", "x")])).await;
+    exchange(&app, query("a", &[SQL, ("x-other", "x")])).await;
     assert_eq!(given.all(), ["QUERY /search [application/sql] a"]);
 }
 

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::warnings::{all_warnings, keep_warnings, warnings};
-use crate::common::{ask, read};
+use crate::common::{ask, cache, read};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use tidegate::{
-    BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record, StaleReason,
-    ValuePolicy, ValuePolicyBuilder,
+    BypassReason, Cache, CacheLayer, Event, Key, Outcome, Policy, Record, StaleReason, ValuePolicy,
+    ValuePolicyBuilder,
 };
 use tokio::time::{Instant, advance};
 use tower::buffer::Buffer;
@@ -29,10 +29,6 @@ fn lasting(seconds: u64) -> Policy {
 
 fn values(seconds: u64) -> ValuePolicyBuilder {
     ValuePolicy::ttl(SECOND * u32::try_from(seconds).unwrap()).jitter(0.0).early_refresh(0.0)
-}
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
 }
 
 fn key(name: &str) -> Key {

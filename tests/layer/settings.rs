@@ -9,15 +9,16 @@ use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tower::{Layer, ServiceExt};
 
+use crate::common;
 use crate::common::warnings::{all_warnings, keep_warnings, notes, warnings};
 use crate::common::{ask, read, send};
 
 fn layer() -> CacheLayer {
-    CacheLayer::new(Cache::new(Memory::new(1 << 20)))
+    CacheLayer::new(common::cache())
 }
 
 fn ttl() -> Policy {
-    Policy::ttl(Duration::from_mins(1)).untracked()
+    common::ttl().untracked()
 }
 
 /// The message of `validate`.

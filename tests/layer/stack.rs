@@ -48,7 +48,7 @@ fn app() -> Router {
         .layer(layers)
 }
 
-async fn ask(app: &Router, path: &str) -> Response<Body> {
+async fn fetch(app: &Router, path: &str) -> Response<Body> {
     let request = Request::get(path)
         .header("origin", "https://example.com")
         .header("accept-encoding", "gzip")
@@ -63,7 +63,7 @@ fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
 #[tokio::test]
 async fn the_cache_works_in_one_builder_with_the_usual_tower_layers() {
     let app = app();
-    let (first, second) = (ask(&app, "/page").await, ask(&app, "/page").await);
+    let (first, second) = (fetch(&app, "/page").await, fetch(&app, "/page").await);
     assert!(header(&first, "cache-status").contains("stored"), "{first:?}");
     assert!(header(&second, "cache-status").contains("hit"), "{second:?}");
     for response in [&first, &second] {
@@ -74,6 +74,6 @@ async fn the_cache_works_in_one_builder_with_the_usual_tower_layers() {
     let ids = [&first, &second].map(|response| header(response, "x-request-id"));
     assert!(!ids[0].is_empty() && ids[0] != ids[1], "{ids:?}");
     for _ in 0..2 {
-        assert_eq!(ask(&app, "/panic").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(fetch(&app, "/panic").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

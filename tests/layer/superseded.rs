@@ -5,37 +5,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::common::hooked::{HookedStore, StoreCall};
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
-use crate::common::{eventually, read, send, settled};
+use crate::common::{eventually, read, send, settled, ttl};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join, join_all, ready};
+use futures_util::future::{join, join_all, ready};
 use futures_util::{FutureExt, StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tidegate::{
-    Cache, CacheLayer, Entry, Found, Key, Lease, Memory, Policy, Store, StoreError, Tiered,
-};
+use tidegate::{Cache, CacheLayer, Memory, Policy, StoreError, Tiered};
 use tokio::time::sleep;
 
 /// Windows in which a stale response may be served.
 const STALE: (&str, &str) =
     ("cache-control", "max-age=60, stale-while-revalidate=600, stale-if-error=600");
 
-/// Both ways to decide, each with windows for stale responses.
+/// A policy that sets the lifetime and the windows for stale responses, and one under which each response sets its own.
 fn both() -> [Policy; 2] {
     let window = Duration::from_mins(10);
-    let by_author = Policy::ttl(Duration::from_mins(1)).jitter(0.0);
-    [by_author.stale_while_revalidate(window).stale_if_error(window), Policy::standard()]
+    [ttl().stale_while_revalidate(window).stale_if_error(window), Policy::standard()]
 }
 
 async fn advance(seconds: u64) {
     tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 
-async fn ask(app: &Router, headers: &[(&str, &str)]) -> (u16, String, String) {
+/// The status, the body and the `Cache-Status` of a response to a GET.
+async fn fetch(app: &Router, headers: &[(&str, &str)]) -> (u16, String, String) {
     let response = send(app, get(headers)).await;
     let status = response.status().as_u16();
     let (body, said) = read(response).await;
@@ -118,7 +117,7 @@ async fn a_failed_renewal_keeps_the_stored_response() {
             assert_eq!(body(&app, get(&[])).await, "one");
             eventually("the renewal", async || origin.runs() == 2).await;
             settled().await;
-            let (_, body, said) = ask(&app, &[]).await;
+            let (_, body, said) = fetch(&app, &[]).await;
             assert_eq!(body, "one", "{status} {headers:?}: {said}");
         }
     }
@@ -251,12 +250,12 @@ async fn a_visitor_with_cookies_renews_the_shared_response() {
     body(&app, get(&[])).await;
     advance(61).await;
     let visitor = [("cookie", "_ga=1"), ("accept", "text/html")];
-    assert_eq!(ask(&app, &visitor).await.1, "one");
+    assert_eq!(fetch(&app, &visitor).await.1, "one");
     eventually("the renewal", async || origin.runs() == 2).await;
     assert!(!origin.last().contains_key("cookie"), "{:?}", origin.last());
     settled().await;
     for _ in 0..20 {
-        assert_eq!(ask(&app, &visitor).await.1, "two");
+        assert_eq!(fetch(&app, &visitor).await.1, "two");
     }
     assert_eq!(origin.runs(), 2);
 }
@@ -268,7 +267,7 @@ async fn a_revalidation_for_a_visitor_with_cookies_refreshes_the_shared_response
     body(&app, get(&[])).await;
     advance(61).await;
     for _ in 0..3 {
-        assert_eq!(ask(&app, &[("cookie", "_ga=1")]).await.1, "one");
+        assert_eq!(fetch(&app, &[("cookie", "_ga=1")]).await.1, "one");
     }
     assert_eq!(origin.runs(), 2);
 }
@@ -282,11 +281,11 @@ async fn head_and_range_requests_get_a_stale_response_in_place_of_an_error() {
         let app = origin.router(policy);
         body(&app, get(&[])).await;
         advance(61).await;
-        let (status, body, said) = ask(&app, &[]).await;
+        let (status, body, said) = fetch(&app, &[]).await;
         let told = "tidegate; fwd=stale; ttl=-1; detail=\"stale-if-error\"";
         assert_eq!((status, body.as_str(), said.as_str()), (200, "one", told));
         assert_eq!(send(&app, by(Method::HEAD, "/", &[])).await.status(), 200);
-        let (status, body, _) = ask(&app, &[("range", "bytes=0-1")]).await;
+        let (status, body, _) = fetch(&app, &[("range", "bytes=0-1")]).await;
         assert_eq!((status, body.as_str()), (206, "on"));
     }
 }
@@ -334,13 +333,13 @@ async fn conditions_reach_the_handler_if_its_responses_cannot_be_stored() {
             .then(200, &[FRESH, TAGGED], "two");
         let app = origin.router(policy);
         let conditional = [("if-none-match", "\"v1\"")];
-        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the cache");
+        assert_eq!(fetch(&app, &conditional).await.0, 304, "judged by the cache");
         assert!(!origin.last().contains_key("if-none-match"));
-        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the handler");
+        assert_eq!(fetch(&app, &conditional).await.0, 304, "judged by the handler");
         assert_eq!(origin.last()["if-none-match"], "\"v1\"");
         // Once it may be stored, it is.
         assert_eq!(body(&app, get(&[])).await, "two");
-        let (_, body, said) = ask(&app, &[]).await;
+        let (_, body, said) = fetch(&app, &[]).await;
         assert!(body == "two" && said.contains("hit"), "{said}");
     }
 }
@@ -351,42 +350,9 @@ async fn a_missing_variant_is_reported_as_vary_miss() {
     let origin = Origin::default().then(200, &varies, "one").then(200, &varies, "two");
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::standard());
     let app = origin.behind(layer);
-    assert!(ask(&app, &[("a", "1")]).await.2.contains("fwd=uri-miss"));
-    let said = ask(&app, &[("a", "2")]).await.2;
+    assert!(fetch(&app, &[("a", "1")]).await.2.contains("fwd=uri-miss"));
+    let said = fetch(&app, &[("a", "2")]).await.2;
     assert!(said.contains("fwd=vary-miss"), "{said}");
-}
-
-/// A store that takes a moment to remove an entry, as one across a network does.
-#[derive(Debug)]
-struct Slow(Memory);
-
-impl Store for Slow {
-    fn peek(&self, key: &Key) -> Option<Found> {
-        self.0.peek(key)
-    }
-
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
-        self.0.get(key)
-    }
-
-    fn put(
-        &self,
-        key: &Key,
-        entry: &Arc<Entry>,
-    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        self.0.put(key, entry)
-    }
-
-    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async {
-            tokio::task::yield_now().await;
-            self.0.remove(key).await
-        })
-    }
-
-    fn is_shared(&self) -> bool {
-        false
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -394,55 +360,33 @@ async fn a_client_that_disconnects_does_not_stop_the_removal_of_a_stored_respons
     let origin =
         Origin::default().then(200, &[], "one").then(410, &[], "gone").then(500, &[], "failed");
     let policy = Policy::ttl(Duration::from_mins(1)).stale_if_error(Duration::from_mins(10));
-    let cache = Cache::new(Slow(Memory::new(1 << 20)));
+    // Removing an entry takes a moment, as across a network.
+    let store = HookedStore::new(|call| match call {
+        StoreCall::Remove => tokio::task::yield_now().map(Ok).boxed(),
+        _ => ready(Ok(())).boxed(),
+    });
+    let cache = Cache::new(store);
     let app = origin.behind(CacheLayer::with_policy(cache, policy));
     body(&app, get(&[])).await;
     advance(61).await;
     assert!(send(&app, get(&[])).now_or_never().is_none(), "it waits for the store");
     assert_eq!(origin.runs(), 2);
     advance(1).await;
-    assert_eq!(ask(&app, &[]).await.1, "failed", "and nothing older in place of the error");
+    assert_eq!(fetch(&app, &[]).await.1, "failed", "and nothing older in place of the error");
 }
 
 /// A shared store that takes one entry and then is full. It still removes entries.
-#[derive(Debug)]
-struct Full(Memory, AtomicBool);
-
-impl Store for Full {
-    fn peek(&self, _: &Key) -> Option<Found> {
-        None
-    }
-
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
-        self.0.get(key)
-    }
-
-    fn put(
-        &self,
-        key: &Key,
-        entry: &Arc<Entry>,
-    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        match self.1.swap(true, Ordering::SeqCst) {
-            false => self.0.put(key, entry),
-            true => Some(Box::pin(ready(Err(StoreError::Backend("out of memory".into()))))),
-        }
-    }
-
-    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        // Not before it is polled, as across a network.
-        Box::pin(async { self.0.remove(key).await })
-    }
-
-    fn lease<'a>(&'a self, _: &'a Key, _: Duration) -> BoxFuture<'a, Result<Lease, StoreError>> {
-        Box::pin(ready(match self.1.load(Ordering::SeqCst) {
-            false => Ok(Lease::Granted(None)),
-            true => Err(StoreError::Backend("out of memory".into())),
-        }))
-    }
-
-    fn is_shared(&self) -> bool {
-        true
-    }
+fn full_after_one() -> HookedStore {
+    let is_full = AtomicBool::new(false);
+    let hook = move |call| -> Result<(), StoreError> {
+        let is_refused = match call {
+            StoreCall::Put => is_full.swap(true, Ordering::SeqCst),
+            StoreCall::Lease => is_full.load(Ordering::SeqCst),
+            StoreCall::Get | StoreCall::Remove => false,
+        };
+        if is_refused { Err(StoreError::Backend("out of memory".into())) } else { Ok(()) }
+    };
+    HookedStore::new(move |call| Box::pin(ready(hook(call)))).shared()
 }
 
 /// RFC 9111, section 4: the most recent of several stored responses is used.
@@ -454,7 +398,7 @@ async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
         &[long],
         "",
     );
-    let shared = Full(Memory::new(1 << 20), AtomicBool::new(false));
+    let shared = full_after_one();
     let cache = Cache::new(Tiered::unguarded(Memory::new(1 << 20), shared));
     let app = origin.behind(CacheLayer::with_policy(cache, Policy::standard()));
     let anew = [("cache-control", "no-cache")];
@@ -475,7 +419,7 @@ async fn a_full_shared_store_does_not_bring_back_a_removed_response() {
             origin = origin.then(200, &[long], "another");
         }
         let origin = origin.then(404, &[("cache-control", "no-store")], "gone");
-        let shared = Full(Memory::new(1 << 20), AtomicBool::new(false));
+        let shared = full_after_one();
         let cache = Cache::new(Tiered::new(Memory::new(1 << 20), shared));
         let app = origin.behind(CacheLayer::with_policy(cache.clone(), policy));
         assert_eq!(body(&app, get(&[])).await, "one");
@@ -663,7 +607,7 @@ async fn a_fresh_response_in_place_of_an_error_was_passed_over_for_the_request()
     body(&app, get(&[])).await;
     for (seconds, expected) in [(1, "fwd=request; ttl=59"), (60, "fwd=stale; ttl=-1")] {
         advance(seconds).await;
-        let (_, body, told) = ask(&app, &[("cache-control", "no-cache")]).await;
+        let (_, body, told) = fetch(&app, &[("cache-control", "no-cache")]).await;
         let expected = format!("tidegate; {expected}; detail=\"stale-if-error\"");
         assert_eq!((body.as_str(), told), ("one", expected));
     }

@@ -13,12 +13,8 @@ use tidegate::{
 use tidegate_testing::Postgres;
 use tokio::time::Instant;
 
-use super::common::{eventually, read, send};
+use super::common::{eventually, read, send, values};
 use super::world::{TTL, caught_up, options, primary, proxy};
-
-fn values() -> ValuePolicy {
-    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
-}
 
 fn memory() -> Memory {
     Memory::new(16 << 20)

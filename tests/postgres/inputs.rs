@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use tidegate::{Cache, Database, DatabaseError, DatabaseOptions, Listener, Memory, Triggers};
+use tidegate::{Database, DatabaseError, DatabaseOptions, Listener, Triggers};
 use tidegate_testing::Postgres;
 
-use super::common::told;
+use super::common::{cache, told};
 use super::world::{connect, options, primary};
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
-}
 
 async fn refused(options: DatabaseOptions, mend: &str) {
     let error = options.connect().await.unwrap_err();

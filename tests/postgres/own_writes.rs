@@ -18,7 +18,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 use tokio::sync::Semaphore;
 
-use super::common::{ask, eventually, read, send, standing_still};
+use super::common::{ask, eventually, read, send, standing_still, values};
 use super::world::{TTL, options, primary};
 
 /// Ways to write a name.
@@ -41,10 +41,6 @@ fn policy() -> Policy {
 
 fn sessions() -> Sessions {
     Sessions::new([7; 32]).unwrap()
-}
-
-fn values() -> ValuePolicy {
-    ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap()
 }
 
 impl Bed {

@@ -16,7 +16,7 @@ use tidegate::{
 };
 use tidegate_testing::Postgres;
 
-use super::common::{ask, eventually};
+use super::common::{ask, eventually, values};
 use super::world::{TTL, connect, options, primary};
 
 const ITEMS: &str =
@@ -49,10 +49,6 @@ const OUTER: [Outer; 4] = [Outer::Route, Outer::One, Outer::Perhaps, Outer::Many
 
 fn policy() -> Policy {
     Policy::ttl(TTL).jitter(0.0).early_refresh(0.0)
-}
-
-fn values() -> ValuePolicy {
-    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
 }
 
 fn key(of: &str, name: &str) -> Key {

@@ -8,18 +8,17 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
 
 use tidegate::{
-    Cache, CacheLayer, Database, Entry, Event, Found, Key, Listener, Memory, Policy, Record,
-    ScopeLayer, Store, StoreError, ValuePolicy,
+    Cache, CacheLayer, Database, Event, Key, Listener, Memory, Policy, Record, ScopeLayer, Store,
 };
 use tidegate_testing::Postgres;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use super::common::ask;
+use super::common::hooked::{HookedStore, StoreCall};
 use super::common::warnings::{all_warnings, keep_warnings, warnings};
+use super::common::{ask, values};
 use super::world::{TTL, options, primary};
 
 const ITEMS: &str = "create table items (v int); insert into items values (1), (2)";
@@ -39,10 +38,6 @@ fn memory() -> Memory {
 
 fn key(name: &str) -> Key {
     Key::new("stray").part(name).finish()
-}
-
-fn values() -> ValuePolicy {
-    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
 }
 
 fn counted(cache: &Cache) -> (u64, u64) {
@@ -143,51 +138,25 @@ async fn a_value_that_uses_a_task_spawned_before_its_load_is_not_stored() {
     assert_eq!(counted(&cache), (0, 1));
 }
 
-/// What is in it is found once it is said so.
-#[derive(Debug)]
-struct Slow {
-    memory: Memory,
-    asked: Arc<Notify>,
-    responds: Arc<Notify>,
-}
-
-impl Store for Slow {
-    fn peek(&self, key: &Key) -> Option<Found> {
-        self.memory.peek(key)
-    }
-
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
-        Box::pin(async {
-            self.asked.notify_one();
-            self.responds.notified().await;
-            self.memory.get(key).await
-        })
-    }
-
-    fn put(
-        &self,
-        key: &Key,
-        entry: &Arc<Entry>,
-    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        self.memory.put(key, entry)
-    }
-
-    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.memory.remove(key)
-    }
-
-    fn is_shared(&self) -> bool {
-        false
-    }
-}
-
 #[tokio::test]
 async fn a_read_outside_any_scope_during_the_store_lookup_prevents_storing_the_value() {
-    let (asked, responds) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let store = Slow { memory: memory(), asked: asked.clone(), responds: responds.clone() };
+    let (requested, responds) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let store = HookedStore::new({
+        let (requested, responds) = (requested.clone(), responds.clone());
+        move |call| {
+            let (requested, responds) = (requested.clone(), responds.clone());
+            Box::pin(async move {
+                if call == StoreCall::Get {
+                    requested.notify_one();
+                    responds.notified().await;
+                }
+                Ok(())
+            })
+        }
+    });
     let (_server, db, cache) = bed(store).await;
     let read = async {
-        asked.notified().await;
+        requested.notified().await;
         let read = items(&db).await;
         responds.notify_one();
         read

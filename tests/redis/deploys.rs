@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::common::{ask, eventually};
+use crate::common::{ask, eventually, values};
 use crate::entries;
 use crate::world::World;
 use axum::Router;
@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use tidegate::{
-    Cache, CacheLayer, Database, Key, MissReason, Outcome, Policy, Row, Tier, Triggers, ValuePolicy,
+    Cache, CacheLayer, Database, Key, MissReason, Outcome, Policy, Row, Tier, Triggers,
 };
 
 const TTL: Duration = Duration::from_mins(1);
@@ -47,10 +47,6 @@ async fn are_stored(world: &World, wanted: usize) {
 
 fn policy() -> Policy {
     Policy::ttl(TTL).early_refresh(0.0)
-}
-
-fn values() -> ValuePolicy {
-    ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap()
 }
 
 async fn balance(State(service): State<Service>) -> String {

@@ -31,10 +31,13 @@ impl World {
         Self { server, proxy, redis }
     }
 
-    /// Asks for a lease, and returns when the server has granted it.
-    async fn ask(&self, with_entry: bool) -> tokio::task::JoinHandle<Result<(), StoreError>> {
+    /// Requests a lease, and returns when the server has granted it.
+    async fn request_lease(
+        &self,
+        with_entry: bool,
+    ) -> tokio::task::JoinHandle<Result<(), StoreError>> {
         let redis = self.redis.clone();
-        let asked = tokio::spawn(async move {
+        let request = tokio::spawn(async move {
             match with_entry {
                 true => redis.get_or_lease(&key(), LONG, None).await.map(drop),
                 false => redis.lease(&key(), LONG).await.map(drop),
@@ -42,7 +45,7 @@ impl World {
         });
         eventually("the server takes the lease", async || calls(&self.server, "set").await == 1)
             .await;
-        asked
+        request
     }
 
     async fn is_released(&self) {
@@ -63,7 +66,7 @@ fn key() -> Key {
 async fn a_lease_is_released_if_the_request_for_it_is_cancelled() {
     for with_entry in [false, true] {
         let world = World::new().await;
-        world.ask(with_entry).await.abort();
+        world.request_lease(with_entry).await.abort();
         world.is_released().await;
     }
 }
@@ -88,9 +91,9 @@ async fn a_lease_is_released_if_the_reply_comes_too_late() {
 async fn a_lease_is_released_if_the_connection_is_lost_before_the_reply() {
     for with_entry in [false, true] {
         let world = World::new().await;
-        let asked = world.ask(with_entry).await;
+        let request = world.request_lease(with_entry).await;
         world.proxy.cut();
-        assert!(asked.await.unwrap().is_err());
+        assert!(request.await.unwrap().is_err());
         world.proxy.heal().await.unwrap();
         world.is_released().await;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, read, send};
+use crate::common::{ask, both_policies, cache, read, send, ttl};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery};
@@ -15,19 +15,6 @@ use axum::routing::{any, get};
 use tidegate::{Cache, CacheLayer, Event, Key, Memory, Policy, Sessions};
 
 const TTL: Duration = Duration::from_mins(1);
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(16 << 20))
-}
-
-fn ttl() -> Policy {
-    Policy::ttl(TTL)
-}
-
-/// Both ways to decide, each as bold as it gets by default.
-fn both() -> [Policy; 2] {
-    [ttl(), Policy::standard()]
-}
 
 /// A handler that shows all that it could see of a request: the worst that a cache can be in front of.
 async fn mirror(method: Method, uri: Uri, headers: HeaderMap, body: String) -> impl IntoResponse {
@@ -64,7 +51,7 @@ fn plain(headers: &[(&str, &str)]) -> Request<Body> {
 
 /// An attacker sends one request, a victim another; the victim must see nothing of the attacker's.
 async fn never_reaches(attack: impl Fn() -> Request<Body>, victim: impl Fn() -> Request<Body>) {
-    for policy in both() {
+    for policy in both_policies() {
         let app = mirrored(policy);
         for _ in 0..2 {
             drop(read(send(&app, attack()).await).await);
@@ -81,7 +68,7 @@ async fn never_stored(
     headers: &[(&'static str, &'static str)],
     asked: &[(&str, &str)],
 ) {
-    for policy in both() {
+    for policy in both_policies() {
         let runs = Arc::new(AtomicUsize::new(0));
         let handler = {
             let (runs, headers) = (runs.clone(), headers.to_vec());
@@ -223,7 +210,7 @@ const QUERIES: [&str; 20] = [
 #[tokio::test]
 async fn parameters_cannot_be_cloaked_by_separators_duplicates_or_encodings() {
     let handler = |RawQuery(query): RawQuery| async move { ([FRESH], query.unwrap_or_default()) };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for _ in 0..2 {
             for query in QUERIES {
@@ -330,7 +317,7 @@ async fn dot_segments_do_not_make_a_private_page_cacheable() {
 #[tokio::test]
 async fn paths_that_only_look_alike_have_separate_keys() {
     let handler = |uri: Uri| async move { ([FRESH], uri.to_string()) };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for _ in 0..2 {
             for path in
@@ -420,7 +407,7 @@ async fn no_identity_ever_gets_the_response_of_another() {
 
 #[tokio::test]
 async fn an_identified_client_never_gets_the_response_of_an_anonymous_one() {
-    for policy in both() {
+    for policy in both_policies() {
         let app = mirrored(policy);
         drop(read(send(&app, plain(&[])).await).await);
         let (body, _) = read(send(&app, plain(&[("authorization", "alice")])).await).await;
@@ -492,7 +479,7 @@ const IDENTITY: [&str; 58] = [
 
 #[tokio::test]
 async fn an_identity_header_is_treated_like_authorization() {
-    for policy in both() {
+    for policy in both_policies() {
         let app = mirrored(policy);
         let by = |name, path: &str, headers: &[(&str, &str)]| {
             read_by(&app, request(Method::GET, &format!("/{path}/{name}"), headers, ""))
@@ -512,7 +499,7 @@ async fn an_identity_header_is_treated_like_authorization() {
 
 #[tokio::test]
 async fn a_service_can_declare_its_own_identity_headers() {
-    for policy in both() {
+    for policy in both_policies() {
         let layer = CacheLayer::with_policy(cache(), policy).identity_headers(["X-Badge"]);
         let app = Router::new().fallback(any(mirror)).layer(layer);
         for person in ["alice", "bob"] {
@@ -537,7 +524,7 @@ async fn a_policy_decides_whether_an_identity_header_is_part_of_the_key() {
 
 #[tokio::test]
 async fn varying_by_one_cookie_shares_nothing_between_sessions() {
-    for policy in both() {
+    for policy in both_policies() {
         let app = mirrored(policy.vary_cookies(["theme"]));
         for person in ["sid=alice; theme=dark", "sid=bob; theme=dark"] {
             let (body, status) = read_by(&app, plain(&[("cookie", person)])).await;
@@ -578,7 +565,7 @@ async fn a_response_with_vary_cookie_serves_no_other_client_of_the_same_key() {
         Some(parts.headers.get("x-tenant")?.to_str().unwrap().to_owned())
     };
     let by = |cookies| plain(&[("x-tenant", "acme"), ("cookie", cookies)]);
-    for policy in both() {
+    for policy in both_policies() {
         let policy = policy.vary_by(tenant).vary_cookies(["lang"]);
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for cookies in ["lang=de", "lang=de; sid=alice", "lang=de; sid=bob", "lang=de"] {
@@ -591,7 +578,7 @@ async fn a_response_with_vary_cookie_serves_no_other_client_of_the_same_key() {
 
 #[tokio::test]
 async fn forwarded_cannot_poison_the_cache_where_hosts_are_not_in_the_key() {
-    for policy in both() {
+    for policy in both_policies() {
         let app = mirrored(policy.host(false));
         for said in ["proto=gopher", "proto=https", "host=a.example; proto=\"x\""] {
             let (body, status) = read_by(&app, plain(&[("forwarded", said)])).await;
@@ -613,7 +600,7 @@ async fn allowed_origins_and_codings_are_not_shared_even_without_a_vary_field() 
         }
         response
     };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for (asked, said, values) in [
             ("origin", "access-control-allow-origin", ["https://a.example", "https://b.example"]),
@@ -654,7 +641,7 @@ async fn forgetful(headers: HeaderMap) -> impl IntoResponse {
 /// RFC 9111, section 4.1: some resources omit `Vary` from their default response.
 #[tokio::test]
 async fn a_response_without_a_vary_field_does_not_take_the_place_of_the_variants() {
-    for policy in both() {
+    for policy in both_policies() {
         for (asked, said, more) in [
             ("origin", "access-control-allow-origin", ("x-other", "1")),
             ("origin", "access-control-allow-origin", ("x-compressed", "1")),
@@ -679,7 +666,7 @@ async fn a_response_without_a_vary_field_does_not_take_the_place_of_the_variants
 /// A response that no longer varies, to a request to which it did, shows that the handler has changed.
 #[tokio::test(start_paused = true)]
 async fn a_response_that_varies_no_more_serves_all_requests() {
-    for policy in both() {
+    for policy in both_policies() {
         let varies = Arc::new(AtomicBool::new(true));
         let handler = {
             let varies = varies.clone();
@@ -730,7 +717,7 @@ async fn an_error_provoked_by_an_oversized_header_reaches_no_other_client() {
         let status = if size > 10_000 { StatusCode::BAD_REQUEST } else { StatusCode::OK };
         (status, "page")
     };
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         assert_eq!(send(&app, plain(&[("x-long", &long)])).await.status(), 400);
         assert_eq!(send(&app, plain(&[])).await.status(), 200);
@@ -937,7 +924,7 @@ async fn an_echoed_value_cannot_split_a_header() {
 #[tokio::test]
 async fn fields_named_by_connection_are_not_stored() {
     let headers = [FRESH, ("connection", "x-hop, close"), ("x-hop", "1"), ("keep-alive", "5")];
-    for policy in both() {
+    for policy in both_policies() {
         let app = Router::new()
             .fallback(move || async move { (axum::response::AppendHeaders(headers), "body") })
             .layer(CacheLayer::with_policy(cache(), policy));

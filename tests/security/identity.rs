@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::common::origin::by;
 use crate::common::warnings::{keep_warnings, warnings};
-use crate::common::{read, send};
+use crate::common::{cache, fetch_with, read, send, ttl};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, OriginalUri, Path, Request};
@@ -14,18 +13,8 @@ use axum::http::{HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tidegate::{CacheLayer, Policy};
 use tower::Layer;
-
-const TTL: Duration = Duration::from_hours(1);
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
-}
-
-fn ttl() -> Policy {
-    Policy::ttl(TTL)
-}
 
 /// Who an authentication layer found.
 #[derive(Clone, Debug)]
@@ -58,10 +47,6 @@ fn authenticated(name: &'static str, layer: CacheLayer) -> Router {
     Router::new().route("/", get(secret)).layer(layer).layer(from_fn(authenticate))
 }
 
-async fn ask(app: &Router, headers: &[(&str, &str)]) -> (String, String) {
-    read(send(app, by(Method::GET, "/", headers)).await).await
-}
-
 /// It is for clients with `Authorization` (RFC 9111, section 3.5), and says nothing of other signs of who asks.
 #[tokio::test]
 async fn a_must_revalidate_response_never_reaches_a_user_found_by_an_outer_layer() {
@@ -74,8 +59,8 @@ async fn a_must_revalidate_response_never_reaches_a_user_found_by_an_outer_layer
     };
     let layer = CacheLayer::with_policy(cache(), Policy::standard());
     let app = Router::new().route("/", get(page)).layer(layer).layer(from_fn(authenticate));
-    assert_eq!(ask(&app, &[]).await.0, "page of nobody");
-    assert_eq!(ask(&app, &[("x-badge", "alice")]).await.0, "page of alice");
+    assert_eq!(fetch_with(&app, "/", &[]).await.0, "page of nobody");
+    assert_eq!(fetch_with(&app, "/", &[("x-badge", "alice")]).await.0, "page of alice");
 }
 
 #[tokio::test]
@@ -84,10 +69,10 @@ async fn a_user_found_by_an_outer_layer_never_gets_the_response_of_another() {
         for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
             let app = authenticated(name, CacheLayer::with_policy(cache(), policy.clone()));
             for user in ["alice", "bob", "alice"] {
-                let (body, status) = ask(&app, &[(name, user)]).await;
+                let (body, status) = fetch_with(&app, "/", &[(name, user)]).await;
                 assert_eq!(body, format!("secret of {user}"), "{name} {policy:?}: {status}");
             }
-            assert_eq!(ask(&app, &[]).await.0, "secret of nobody", "{name} {policy:?}");
+            assert_eq!(fetch_with(&app, "/", &[]).await.0, "secret of nobody", "{name} {policy:?}");
         }
     }
 }
@@ -96,9 +81,9 @@ async fn a_user_found_by_an_outer_layer_never_gets_the_response_of_another() {
 async fn an_anonymous_response_never_reaches_a_user_found_by_an_outer_layer() {
     for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
         let app = authenticated("x-badge", CacheLayer::with_policy(cache(), policy));
-        assert_eq!(ask(&app, &[]).await.0, "secret of nobody");
-        assert!(ask(&app, &[]).await.1.contains("hit"));
-        assert_eq!(ask(&app, &[("x-badge", "alice")]).await.0, "secret of alice");
+        assert_eq!(fetch_with(&app, "/", &[]).await.0, "secret of nobody");
+        assert!(fetch_with(&app, "/", &[]).await.1.contains("hit"));
+        assert_eq!(fetch_with(&app, "/", &[("x-badge", "alice")]).await.0, "secret of alice");
     }
 }
 
@@ -108,8 +93,8 @@ async fn an_extension_of_an_undeclared_type_makes_requests_bypass_the_cache() {
     let status_with = async |layer: CacheLayer| {
         let app = Router::new().route("/", get(|| async { "page" })).layer(layer);
         let app = app.layer(Extension(7_u8)).layer(Extension("state"));
-        drop(ask(&app, &[]).await);
-        ask(&app, &[]).await.1
+        drop(fetch_with(&app, "/", &[]).await);
+        fetch_with(&app, "/", &[]).await.1
     };
     assert_eq!(status_with(layer()).await, "tidegate; fwd=bypass; detail=\"extensions\"");
     assert!(status_with(layer().extension::<u8>().extension::<u8>()).await.contains("extensions"));
@@ -191,7 +176,7 @@ async fn credentials_for_which_vary_by_returns_none_are_still_personal() {
         let app = Router::new().route("/", get(echo)).layer(layer);
         for name in ["authorization", "cookie", "x-api-key"] {
             for user in ["alice", "bob"] {
-                let (body, status) = ask(&app, &[(name, user)]).await;
+                let (body, status) = fetch_with(&app, "/", &[(name, user)]).await;
                 assert!(body.contains(user), "{name}: {body} {status}");
             }
         }
@@ -403,12 +388,12 @@ async fn session_middleware_around_the_cache_separates_users_and_shares_anonymou
     let app = Router::new().route("/", get(page)).layer(layer).layer(from_fn(with_session));
     for (cookies, user) in [("id=alice", "Some(\"alice\")"), ("id=bob", "Some(\"bob\")")] {
         for expected in ["absent", "hit"] {
-            let (body, status) = ask(&app, &[("cookie", cookies)]).await;
+            let (body, status) = fetch_with(&app, "/", &[("cookie", cookies)]).await;
             assert!(body == user && status.contains(expected), "{cookies}: {body} {status}");
         }
     }
     for expected in ["absent", "hit"] {
-        let (body, status) = ask(&app, &[]).await;
+        let (body, status) = fetch_with(&app, "/", &[]).await;
         assert!(body == "None" && status.contains(expected), "{body} {status}");
     }
     let response = send(&app, by(Method::GET, "/", &[("cookie", "id=alice")])).await;
@@ -444,5 +429,5 @@ async fn permissions_are_checked_for_each_request_even_on_a_hit() {
         }
         assert_eq!(send(&app, by(Method::GET, "/", &[])).await.status(), 401);
     }
-    assert!(ask(&app, &[("cookie", "staff")]).await.1.contains("hit"));
+    assert!(fetch_with(&app, "/", &[("cookie", "staff")]).await.1.contains("hit"));
 }

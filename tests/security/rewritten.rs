@@ -2,27 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use crate::common::ask;
 use crate::common::origin::FRESH;
+use crate::common::{ask, cache, ttl};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tidegate::{CacheLayer, Policy};
 use tower::Layer;
 
 type Runs = Arc<AtomicUsize>;
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
-}
-
-fn ttl() -> Policy {
-    Policy::ttl(Duration::from_hours(1))
-}
 
 /// Takes the first segment off, as a layer does that finds the locale in it; `/users/me` is user 7.
 async fn rewrite(mut request: Request, next: Next) -> Response {

@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use crate::common::origin::{Origin, by, get};
-use crate::common::{read, send};
+use crate::common::{cache, fetch_with, read, send};
 use axum::Router;
 use axum::extract::{Extension, MatchedPath, NestedPath, OriginalUri, Path, Request};
 use axum::http::{Method, Version};
 use axum::routing;
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tidegate::{CacheLayer, Policy};
 use tower::Layer;
-
-fn cache() -> Cache {
-    Cache::new(Memory::new(1 << 20))
-}
 
 fn strict() -> Policy {
     Policy::ttl(Duration::from_mins(1)).strict()
@@ -35,10 +31,6 @@ fn mirrored(policy: Policy) -> Router {
     Router::new().fallback(mirror).layer(layer(policy)).layer(Extension("alice"))
 }
 
-async fn ask(app: &Router, uri: &str, headers: &[(&str, &str)]) -> (String, String) {
-    read(send(app, by(Method::GET, uri, headers)).await).await
-}
-
 #[tokio::test]
 async fn under_a_strict_policy_the_handler_sees_only_what_the_key_contains() {
     let policy = strict().public().query(["page"]).vary(["accept"]).vary_cookies(["theme"]);
@@ -54,12 +46,12 @@ async fn under_a_strict_policy_the_handler_sees_only_what_the_key_contains() {
         ("x-forwarded-for", "192.0.2.1"),
         ("x-badge", "alice"),
     ];
-    let (seen, status) = ask(&app, "/a?page=2&ref=alice", &headers).await;
+    let (seen, status) = fetch_with(&app, "/a?page=2&ref=alice", &headers).await;
     let expected = "/a?page=2 Some(\"/a?page=2\") \
                     {\"host\": \"example.org\", \"accept\": \"text/html\", \"cookie\": \"theme=dark\"} None";
     assert_eq!(seen, expected, "{status}");
     let others = [headers[0], headers[1], ("cookie", "sid=bob; theme=dark")];
-    let (seen, status) = ask(&app, "/a?page=2&ref=bob", &others).await;
+    let (seen, status) = fetch_with(&app, "/a?page=2&ref=bob", &others).await;
     assert!(seen == expected && status.contains("hit"), "{seen} {status}");
 }
 
@@ -67,7 +59,7 @@ async fn under_a_strict_policy_the_handler_sees_only_what_the_key_contains() {
 async fn a_host_that_is_not_in_the_key_is_withheld() {
     let app = mirrored(strict().public().host(false));
     let headers = [("host", "a.example"), ("x-forwarded-host", "b.example")];
-    assert_eq!(ask(&app, "http://c.example/", &headers).await.0, "/ Some(\"/\") {} None");
+    assert_eq!(fetch_with(&app, "http://c.example/", &headers).await.0, "/ Some(\"/\") {} None");
 }
 
 #[tokio::test]
@@ -90,9 +82,9 @@ async fn head_range_and_conditional_requests_are_stripped_like_plain_ones() {
 #[tokio::test]
 async fn forwarded_and_tracing_headers_reach_the_handler_and_are_not_in_the_key() {
     let app = mirrored(strict().public().forward(["X-Request-Id"]));
-    let (seen, _) = ask(&app, "/", &[("x-request-id", "7"), ("traceparent", "00-1")]).await;
+    let (seen, _) = fetch_with(&app, "/", &[("x-request-id", "7"), ("traceparent", "00-1")]).await;
     assert!(seen.contains("x-request-id") && seen.contains("traceparent"), "{seen}");
-    assert!(ask(&app, "/", &[("x-request-id", "8")]).await.1.contains("hit"));
+    assert!(fetch_with(&app, "/", &[("x-request-id", "8")]).await.1.contains("hit"));
 }
 
 #[tokio::test]
@@ -118,7 +110,7 @@ async fn the_version_of_http_is_withheld() {
 #[tokio::test]
 async fn a_request_that_identifies_its_client_is_passed_on_whole() {
     let app = Router::new().fallback(mirror).layer(layer(strict()));
-    let (seen, status) = ask(&app, "/", &[("x-api-key", "alice"), ("referer", "x")]).await;
+    let (seen, status) = fetch_with(&app, "/", &[("x-api-key", "alice"), ("referer", "x")]).await;
     assert!(seen.contains("alice") && seen.contains("referer"), "{seen}");
     assert!(status.contains("personal"), "{status}");
 }
@@ -142,7 +134,7 @@ async fn the_extensions_of_axum_are_passed_on() {
         let app = app.layer(Extension(()));
         let expected = "x y 7 /a/{a}/b/{b} /a/x%20y/b/7?q false";
         for _ in 0..2 {
-            let (body, status) = ask(&app, "/a/x%20y/b/7?q", &[]).await;
+            let (body, status) = fetch_with(&app, "/a/x%20y/b/7?q", &[]).await;
             assert_eq!(body, expected, "{at}: {status}");
         }
     }
@@ -163,7 +155,7 @@ async fn parameters_of_enclosing_routers_are_passed_on_if_no_inner_router_has_ma
     for (at, app) in apps.into_iter().enumerate() {
         for uri in ["/shops/x%20y/a/b", "/shops/x%20y/a"] {
             for expected in ["absent", "hit"] {
-                let (body, status) = ask(&app, uri, &[]).await;
+                let (body, status) = fetch_with(&app, uri, &[]).await;
                 assert!(body == "x y" && status.contains(expected), "{at} {uri}: {body} {status}");
             }
         }
@@ -175,7 +167,7 @@ async fn the_prefix_of_a_nested_router_is_passed_on() {
     let page = |nested: NestedPath| async move { nested.as_str().to_owned() };
     let inner = Router::new().route("/b", routing::get(page)).layer(layer(strict()));
     let app = Router::new().nest("/a", inner);
-    assert_eq!(ask(&app, "/a/b", &[]).await.0, "/a");
+    assert_eq!(fetch_with(&app, "/a/b", &[]).await.0, "/a");
 }
 
 #[derive(Clone)]
@@ -193,7 +185,7 @@ async fn a_declared_extension_is_passed_on() {
             .layer(Extension(User(user)))
     };
     for (user, expected) in [("alice", "absent"), ("bob", "absent"), ("alice", "hit")] {
-        let (body, status) = ask(&app(user), "/", &[]).await;
+        let (body, status) = fetch_with(&app(user), "/", &[]).await;
         assert!(body == user && status.contains(expected), "{user}: {body} {status}");
     }
 }
@@ -206,6 +198,6 @@ async fn a_strict_policy_never_serves_a_response_stored_by_another_policy() {
         Router::new().fallback(mirror).layer(layer)
     };
     let open = Policy::ttl(Duration::from_mins(1));
-    assert!(ask(&app(open), "/", &[("referer", "evil")]).await.0.contains("evil"));
-    assert!(!ask(&app(strict()), "/", &[]).await.0.contains("evil"));
+    assert!(fetch_with(&app(open), "/", &[("referer", "evil")]).await.0.contains("evil"));
+    assert!(!fetch_with(&app(strict()), "/", &[]).await.0.contains("evil"));
 }
