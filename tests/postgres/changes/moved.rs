@@ -19,13 +19,23 @@ const PARTITIONED: &str = "
     create function moves() returns void language plpgsql as 'begin
         execute ''merge into p using (values (5)) v (id) on p.id = v.id when matched then update set k = 2''; end';";
 
-async fn bed(triggers: Triggers) -> Option<Bed> {
-    let bed = Bed::new(PARTITIONED, triggers).await;
-    let version = bed.server.psql("show server_version_num").await.unwrap();
-    (version.as_str() >= "150000").then_some(bed) // MERGE came with Postgres 15.
+/// The version of Postgres that brought MERGE, and the one from which on it takes views.
+const MERGE: u32 = 15;
+const MERGE_INTO_VIEWS: u32 = 17;
+
+async fn bed(triggers: Triggers) -> Bed {
+    Bed::new(PARTITIONED, triggers).await
 }
 
 impl Bed {
+    /// Whether the server has a statement that came with this version. An older server must refuse the statement.
+    async fn has_since(&self, version: u32, sql: &str) -> bool {
+        let installed = self.server.psql("show server_version_num").await.unwrap();
+        let has = installed.parse::<u32>().unwrap() / 10_000 >= version;
+        assert!(has || self.server.psql(sql).await.is_err(), "{sql}");
+        has
+    }
+
     /// The distinct tags of what a script adds to the log. All rows are as they were before it.
     async fn tags(&self, sql: &str) -> String {
         let restored =
@@ -63,29 +73,30 @@ const MOVES: [&str; 11] = [
 async fn a_merge_that_moves_a_row_is_logged_as_a_bulk_change() {
     for row_limit in [100, 0] {
         let triggers = Triggers::new().table("p").row_limit(row_limit);
-        let Some(bed) = bed(triggers).await else { return };
+        let bed = bed(triggers).await;
         for sql in MOVES {
-            let tags = bed.tags(sql).await;
-            assert!(tags.contains("p p!"), "{sql}: {tags}");
+            if bed.has_since(MERGE, sql).await {
+                let tags = bed.tags(sql).await;
+                assert!(tags.contains("p p!"), "{sql}: {tags}");
+            }
         }
     }
 }
 
 #[tokio::test]
 async fn a_merge_through_a_view_that_moves_a_row_is_logged_as_a_bulk_change() {
-    let Some(bed) = bed(Triggers::new().table("p")).await else { return };
-    if bed.server.psql("show server_version_num").await.unwrap().as_str() < "170000" {
-        return; // Before, MERGE took no views.
-    }
+    let bed = bed(Triggers::new().table("p")).await;
     bed.server.psql("create view v as select * from p where n < 100").await.unwrap();
     let sql =
         "merge into v using (values (5)) w (id) on v.id = w.id when matched then update set k = 2";
-    assert_eq!(bed.tags(sql).await, "p p!");
+    if bed.has_since(MERGE_INTO_VIEWS, sql).await {
+        assert_eq!(bed.tags(sql).await, "p p!");
+    }
 }
 
 #[tokio::test]
 async fn other_changes_of_partitioned_tables_are_logged_by_row() {
-    let Some(bed) = bed(Triggers::new().table("p")).await else { return };
+    let bed = bed(Triggers::new().table("p")).await;
     for (sql, tags) in [
         ("update p set k = 2 where id = 5", "p p:id=5 p:k=1 p:k=2"),
         ("delete from p where id = 6; update p set n = 1 where id = 5", "p p:id=5 p:id=6 p:k=1"),
@@ -108,7 +119,9 @@ async fn other_changes_of_partitioned_tables_are_logged_by_row() {
             "p p:id=5 p:k=1",
         ),
     ] {
-        assert_eq!(bed.tags(sql).await, tags, "{sql}");
+        if !sql.starts_with("merge") || bed.has_since(MERGE, sql).await {
+            assert_eq!(bed.tags(sql).await, tags, "{sql}");
+        }
     }
 }
 
@@ -116,16 +129,21 @@ async fn other_changes_of_partitioned_tables_are_logged_by_row() {
 #[tokio::test]
 async fn an_upgrade_gives_partitioned_tables_their_own_function() {
     let triggers = Triggers::new().table("p");
-    let Some(mut bed) = bed(triggers.clone()).await else { return };
+    let mut bed = bed(triggers.clone()).await;
     let before = "do $$ begin execute format('create or replace trigger tidegate_update after update on p
             referencing old table as tidegate_old new table as tidegate_new for each statement
             execute function tidegate.%I(100, %L, %L)', tidegate.note('update', '{1,2}', '{1,2}', 100, false),
             '1 2', '1 2'); end $$;
         update tidegate.meta set version = 6";
     bed.server.psql(before).await.unwrap();
-    assert_eq!(bed.tags(MOVES[0]).await, "");
+    let has_merge = bed.has_since(MERGE, MOVES[0]).await;
+    if has_merge {
+        assert_eq!(bed.tags(MOVES[0]).await, "");
+    }
     bed.server.psql("truncate tidegate.log").await.unwrap();
     triggers.install(&mut bed.conn).await.unwrap();
     assert_eq!(bed.rows().await, "p p!");
-    assert_eq!(bed.tags(MOVES[0]).await, "p p!");
+    if has_merge {
+        assert_eq!(bed.tags(MOVES[0]).await, "p p!");
+    }
 }
