@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_threads_count_adds_up() {
+    fn counts_of_several_threads_add_up() {
         let counters = Counters::default();
         let hit = Outcome::Hit(Tier::Memory);
         std::thread::scope(|scope| {

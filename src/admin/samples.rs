@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_99th_percentile_is_of_what_was_added() {
+    fn the_99th_percentile_covers_the_samples_added_in_between() {
         let histogram = |pairs: &[(u64, u64)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
         let before = histogram(&[(4, 50), (1000, 7)]);
         assert_eq!(p99(&before, &before), None);

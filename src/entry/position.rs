@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn before_stops_at_zero() {
+    fn no_position_is_before_zero() {
         assert_eq!(Position::new(7).before(), Position::new(6));
         assert_eq!(Position::ZERO.before(), Position::ZERO);
     }

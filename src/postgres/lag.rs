@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_another_node_reports_does_not_show_that_this_one_reaches_the_primary() {
+    async fn a_position_from_another_node_does_not_show_that_this_node_reaches_the_primary() {
         let lag = Lag::new(Duration::from_secs(10));
         lag.report(at(1, 1));
         lag.suspect();

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_server_has_replayed_is_known_for_it_alone_and_until_it_falls_back() {
+    async fn a_replayed_position_counts_for_one_server_and_until_it_falls_back() {
         let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
         sample.note_replayed(7);

@@ -113,7 +113,7 @@ async fn a_request_that_may_write_reaches_the_handler_each_time() {
 }
 
 #[tokio::test]
-async fn without_the_setting_and_without_judging_every_post_goes_to_the_handler() {
+async fn without_post_reads_every_post_goes_to_the_handler() {
     let other_methods = [Method::PUT, Method::PATCH, Method::DELETE];
     let given = Given::default();
     let app = given.router(Policy::ttl(Duration::from_mins(1)).query_content(LIMIT));
@@ -234,7 +234,7 @@ async fn requests_that_only_read_share_a_response_and_those_that_may_write_never
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_was_not_foreseen_runs_once_for_each_request() {
+async fn a_post_that_writes_unexpectedly_runs_once_for_each_request() {
     for policy in both() {
         let (app, runs) = slow(policy.wait(Duration::from_hours(1)));
         // They wait for the first, and then run themselves.
@@ -257,7 +257,7 @@ async fn two_contents_at_once_get_responses_of_their_own() {
 }
 
 #[tokio::test]
-async fn conditions_and_ranges_are_for_get() {
+async fn conditions_and_ranges_on_a_post_are_ignored() {
     for policy in both() {
         let given = Given::default();
         let app = given.router(policy);

@@ -558,7 +558,7 @@ async fn a_renewal_for_an_identified_client_is_computed_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_is_asked_for_an_identity_stores_nothing() {
+async fn a_renewal_that_is_refused_without_an_identity_stores_nothing() {
     let public = ("cache-control", "public, max-age=60, stale-while-revalidate=600");
     for (status, header) in [(401, public), (403, public), (302, ("location", "/login"))] {
         let origin = Origin::default()
@@ -600,7 +600,7 @@ async fn a_renewal_keeps_the_identity_by_which_the_response_varies() {
 
 /// RFC 9211, section 2.2.
 #[tokio::test(start_paused = true)]
-async fn a_fresh_response_in_place_of_an_error_was_passed_over_for_the_request() {
+async fn a_fresh_response_in_place_of_an_error_is_reported_as_fwd_request() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
     let origin = Origin::default().then(200, &[said], "one").then(503, &[], "").then(503, &[], "");
     let app = origin.router(Policy::standard());

@@ -210,7 +210,7 @@ async fn visitors_with_cookies_do_not_wait_on_new_paths_after_many_personal_resp
 
 /// Also without a listener, where policies decide alone, and if the mark is made while a part is computed.
 #[tokio::test]
-async fn what_the_application_marks_as_uncacheable_is_stored_under_no_policy() {
+async fn a_response_marked_as_uncacheable_is_stored_under_no_policy() {
     fn mark() -> &'static str {
         let weather = Uncacheable::new("weather", "the weather service was called");
         Record::current().unwrap().mark_uncacheable(weather);

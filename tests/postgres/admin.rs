@@ -254,8 +254,8 @@ async fn the_expected_hit_ratio_accounts_for_changes() {
 }
 
 #[tokio::test]
-async fn suggest_names_columns_that_statements_compare_and_changes_are_not_recorded_by() {
-    async fn by_name(State(db): State<Database>, Path(name): Path<String>) -> String {
+async fn suggest_names_columns_that_statements_compare_but_changes_do_not_record() {
+    async fn products_named(State(db): State<Database>, Path(name): Path<String>) -> String {
         let sql = "select count(*) from products where name = $1 and price > 0";
         let query = sqlx::query_scalar::<_, i64>(sql).bind(name);
         query.fetch_one(db.reader()).await.unwrap().to_string()
@@ -266,8 +266,8 @@ async fn suggest_names_columns_that_statements_compare_and_changes_are_not_recor
     let layer = CacheLayer::new(cache).route("/cached/{name}", policy());
     let admin = Admin::new(&layer).database(&db).unprotected();
     let app = Router::new()
-        .route("/cached/{name}", get(by_name))
-        .route("/plain/{name}", get(by_name))
+        .route("/cached/{name}", get(products_named))
+        .route("/plain/{name}", get(products_named))
         .layer(layer)
         .with_state(db)
         .nest("/admin", admin);

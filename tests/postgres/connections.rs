@@ -67,7 +67,7 @@ fn app(server: &Postgres) -> PgConnectOptions {
 }
 
 #[tokio::test]
-async fn reads_go_on_while_the_password_is_rotated() {
+async fn reads_continue_while_the_password_is_rotated() {
     const ROTATIONS: usize = 20;
     let server = primary(&[]).await;
     with_password(&server).await;
@@ -149,7 +149,7 @@ async fn the_listener_and_transactions_get_new_credentials() {
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_had_are_named_as_the_cause() {
+async fn unavailable_credentials_are_named_as_the_cause() {
     let server = primary(&[]).await;
     let issue = |_| async { Err::<PgConnectOptions, _>(io::Error::other("the vault is sealed")) };
     let failed = options(&server).credentials(issue).connect().await.unwrap_err();
@@ -263,7 +263,7 @@ async fn cached_queries_of_users_that_only_the_credentials_name_share_nothing() 
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_had_are_not_asked_for_by_each_read() {
+async fn unavailable_credentials_are_not_requested_by_each_read() {
     let server = primary(&[]).await;
     with_password(&server).await;
     let asked = Arc::new(AtomicUsize::new(0));
@@ -366,7 +366,7 @@ async fn a_closed_database_leaves_no_connection_behind() {
 
 /// What another service leaves: the node can do with fewer connections than it would like to look at.
 #[tokio::test]
-async fn a_node_starts_with_two_free_connections_or_one_if_it_is_told_of_a_proxy() {
+async fn a_node_starts_with_two_free_connections_or_one_behind_a_declared_proxy() {
     let server = primary(&[]).await;
     server.psql("create role app login in role pg_read_all_data").await.unwrap();
     let options = || DatabaseOptions::new(app(&server)).connections(1);

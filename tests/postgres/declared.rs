@@ -285,7 +285,7 @@ async fn a_declared_read_of_an_untracked_table_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_connection_whose_reads_could_mean_something_else_is_refused() {
+async fn a_connection_with_other_session_settings_is_refused() {
     let server = primary(&[]).await;
     server
         .psql(
@@ -315,7 +315,7 @@ async fn a_connection_whose_reads_could_mean_something_else_is_refused() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_may_show_something_else_than_its_position_is_refused() {
+async fn a_transaction_with_its_own_snapshot_or_writes_is_refused() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();
     let mut conn = connect(&server).await;

@@ -22,7 +22,7 @@ async fn a_write_by_psql_invalidates_the_entries_it_changes_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_is_served_by_a_replica_that_is_far_enough() {
+async fn a_read_is_served_by_a_replica_that_has_replayed_enough() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let db = options(&primary).replica(replica.url()).connect().await.unwrap();

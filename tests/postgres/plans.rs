@@ -122,7 +122,7 @@ async fn behind_a_proxy_the_text_of_a_statement_differs_after_a_schema_change() 
 
 /// A migration holds a table for long, and each request analyzes a statement that reads it through a view.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_analysis_that_is_given_up_ends_on_the_server_too() {
+async fn an_abandoned_analysis_ends_on_the_server_too() {
     let server = primary(&[]).await;
     server.psql("create view names as select name from users").await.unwrap();
     let db = options(&server).connect().await.unwrap();

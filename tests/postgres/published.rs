@@ -218,7 +218,7 @@ async fn a_table_changes_its_source_without_a_stale_response() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_publishing_changed_is_restored() {
+async fn unpublishing_a_table_restores_its_replica_identity() {
     let setup = "create table by_default (id int primary key);
         create table by_nothing (id int);
         alter table by_nothing replica identity nothing;
@@ -495,7 +495,7 @@ async fn observers_see_changes_of_published_tables() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_published_is_refused() {
+async fn a_table_that_cannot_be_published_is_refused() {
     let plain = Postgres::start_with(&[("wal_level", "replica")]).await.unwrap();
     plain.psql(super::world::SETUP).await.unwrap();
     let refused = published().table("users").install(&mut connect(&plain).await).await;
@@ -581,7 +581,7 @@ async fn a_stream_logs_in_with_new_credentials() {
 
 /// The listener's role can't read the stream, and says what it lacks.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_the_right_to_replicate_is_told_so() {
+async fn the_error_names_the_missing_right_to_replicate() {
     let primary = primary().await;
     primary.psql("create role app login; grant select on users to app").await.unwrap();
     Triggers::grant(&mut connect(&primary).await, "app").await.unwrap();

@@ -154,7 +154,7 @@ async fn readers(State(db): State<Database>, Path((article, reader)): Path<(i64,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_conditions_the_one_counts_that_adds_no_dependency() {
+async fn a_statement_is_narrowed_by_the_condition_that_adds_no_dependency() {
     let world = World::new().await;
     let (own, other) = (
         "insert into favorites values (1, 20)",

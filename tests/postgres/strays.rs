@@ -327,7 +327,7 @@ async fn a_service_with_a_scope_of_its_own_counts_for_the_handler_that_calls_it(
 }
 
 #[tokio::test]
-async fn a_handler_sees_what_a_layer_around_the_cache_has_written() {
+async fn a_handler_sees_the_writes_of_a_layer_around_the_cache() {
     let (server, db, cache) = bed(memory()).await;
     let standby = server.standby().await.unwrap();
     db.add_replica(standby.url()).await.unwrap();

@@ -98,7 +98,7 @@ async fn both(db: &Database) -> Result<String, sqlx::Error> {
 }
 
 #[tokio::test]
-async fn a_response_depends_on_what_a_read_transaction_reads() {
+async fn a_response_depends_on_the_rows_that_a_read_transaction_reads() {
     let server = primary(&[]).await;
     server.psql("insert into users values (3, 'cid')").await.unwrap();
     let db = options(&server).connect().await.unwrap();

@@ -129,7 +129,7 @@ async fn after_an_abandoned_read_the_length_is_requested_first() {
 
 /// Each time, a node with a larger limit has stored another value.
 #[tokio::test]
-async fn what_is_known_of_a_large_value_is_corrected() {
+async fn the_remembered_size_of_a_value_is_corrected_when_the_value_changes() {
     let (server, options) = server().await;
     let writer = options.clone().body_limit(8 << 20).connect().await.unwrap();
     let redis = options.connect().await.unwrap();

@@ -106,7 +106,7 @@ async fn knows(node: &Node, (same, n): (i32, &str), (changed, now): (i32, &str))
 
 /// Each node that starts knows what has changed since entries were stored, whoever stored them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_knows_what_the_relay_knows() {
+async fn a_starting_node_knows_the_changes_that_the_relay_knows() {
     let service = Service::new(&KEEPS[..1]).await;
     let relay = service.node().await;
     service.is_led_by(&relay).await;
@@ -170,7 +170,7 @@ async fn a_relay_that_is_replaced_while_it_lives_leaves_its_slot_to_the_next() {
 
 /// As in a deployment that stops all nodes before it starts others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_when_all_have_stopped_knows_what_has_changed_since() {
+async fn a_node_that_starts_after_all_have_stopped_knows_the_changes_since_then() {
     let service = Service::new(&KEEPS).await;
     let node = service.node().await;
     service.is_led_by(&node).await;
@@ -193,7 +193,7 @@ async fn a_node_that_starts_when_all_have_stopped_knows_what_has_changed_since()
 
 /// A slot of a relay that has stopped may be gone, or have lost what it would have to deliver.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_cannot_continue_the_stream_forgets_what_was_stored() {
+async fn a_node_that_cannot_continue_the_stream_invalidates_all_stored_entries() {
     let service = Service::new(&KEEPS).await;
     let (first, second) = (service.node().await, service.node().await);
     service.is_led_by(&first).await;
@@ -215,7 +215,7 @@ async fn a_node_that_cannot_continue_the_stream_forgets_what_was_stored() {
 
 /// The server delivers what ends the stream again each time, so it can't be continued.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_ends_whenever_it_is_continued_begins_anew() {
+async fn a_stream_that_ends_whenever_it_is_continued_starts_over() {
     let service = Service::new(&KEEPS).await;
     let node = service.node().await;
     service.is_led_by(&node).await;
@@ -253,7 +253,7 @@ async fn a_slot_does_not_keep_its_server_from_shutting_down() {
 
 /// With a slot that is left, no server starts with `wal_level = replica`.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_goes_with_the_schema_although_a_node_runs() {
+async fn removing_the_schema_drops_the_slot_while_a_node_runs() {
     let service = Service::new(&KEEPS).await;
     let node = service.node().await;
     service.is_led_by(&node).await;
@@ -264,7 +264,7 @@ async fn the_slot_goes_with_the_schema_although_a_node_runs() {
 
 /// Nobody reads the slot any more, so it would retain the write-ahead log up to its limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_goes_with_the_last_published_table() {
+async fn the_slot_is_dropped_with_the_last_published_table() {
     let service = Service::new(&KEEPS).await;
     let node = service.node().await;
     service.is_led_by(&node).await;

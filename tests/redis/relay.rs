@@ -237,7 +237,7 @@ async fn a_session_reads_its_writes_on_every_node() {
 
 /// The old primary still runs, and the relay's connection leads to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_wrote_on_a_new_primary_is_not_answered_from_the_old_one() {
+async fn a_session_that_wrote_on_a_new_primary_gets_no_response_from_the_old_one() {
     let service = Service::new().await;
     let standby = service.world.postgres.standby().await.unwrap();
     let name = FaultProxy::start(service.world.postgres.addr()).await.unwrap();

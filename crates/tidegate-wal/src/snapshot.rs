@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_sees_what_had_ended() {
+    fn a_snapshot_sees_the_transactions_that_had_ended() {
         let seen = snapshot("10:20:10,15");
         let visible: Vec<_> = (8..22).filter(|xid| seen.sees(*xid)).collect();
         assert_eq!(visible, [8, 9, 11, 12, 13, 14, 16, 17, 18, 19]);

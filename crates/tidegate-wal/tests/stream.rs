@@ -201,7 +201,7 @@ async fn each_change_has_the_keys_of_its_rows_before_and_after() {
 }
 
 #[tokio::test]
-async fn what_the_replica_identity_lacks_counts_as_a_change_of_all_rows() {
+async fn a_key_outside_the_replica_identity_counts_as_a_change_of_all_rows() {
     let mut world = World::new().await;
     world.server.psql("alter table items replica identity default").await.unwrap();
     let mut stream = world.begun().await;
@@ -267,7 +267,7 @@ async fn columns_can_be_replaced_at_any_time() {
 }
 
 #[tokio::test]
-async fn what_is_watched_makes_everything_unknown_when_it_changes() {
+async fn a_change_of_the_watched_expression_makes_everything_unknown() {
     let mut world = World::new().await;
     let options = StreamOptions::from_url(&world.server.url()).unwrap();
     let watched =
@@ -324,7 +324,7 @@ async fn partitions_are_tables_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_is_rolled_back_is_no_change() {
+async fn a_rolled_back_row_is_no_change() {
     let mut world = World::with(&[("max_prepared_transactions", "2")]).await;
     let mut stream = world.begun().await;
     for (sql, expected) in [
@@ -852,7 +852,7 @@ async fn a_stream_that_is_continued_elsewhere_ends() {
 }
 
 #[tokio::test]
-async fn a_stream_is_not_continued_if_its_slot_has_forgotten_something() {
+async fn a_stream_is_not_continued_if_its_slot_has_lost_changes() {
     let mut world = World::new().await;
     let mut kept = world.kept().await;
     world.change(&mut kept.stream, "insert into items values (1, 'one')").await;
@@ -898,7 +898,7 @@ async fn a_continued_stream_knows_nothing_if_the_publication_has_changed() {
 
 /// A server waits for a stream's confirmation when it shuts down; a stream that keeps its slot must end then.
 #[tokio::test]
-async fn a_kept_slot_retains_what_was_not_confirmed() {
+async fn a_kept_slot_retains_unconfirmed_changes() {
     let mut world = World::new().await;
     let mut kept = world.kept().await;
     for id in 0..50 {

@@ -5,7 +5,7 @@
 use std::process::Command;
 
 #[test]
-fn it_shows_hits_a_change_and_one_run_for_a_stampede() {
+fn the_quickstart_shows_hits_a_change_and_one_run_for_a_stampede() {
     // Cargo builds the example along with this test.
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().parent().unwrap().join("examples/quickstart");

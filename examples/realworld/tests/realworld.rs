@@ -239,7 +239,7 @@ async fn most_responses_that_have_not_changed_are_hits_and_none_is_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_token_gets_401_and_not_what_is_stored() {
+async fn an_expired_token_gets_a_401_instead_of_the_stored_response() {
     let blog = Blog::start(100).await;
     let get = async |token: String| {
         let request = Request::get("/api/user").header("authorization", format!("Token {token}"));

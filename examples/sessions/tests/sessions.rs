@@ -91,7 +91,7 @@ async fn users_of_axum_login_share_no_response() {
 }
 
 #[tokio::test]
-async fn who_is_logged_out_or_may_no_longer_read_a_page_gets_none_that_is_stored() {
+async fn a_logged_out_user_or_one_without_the_right_to_a_page_gets_no_stored_page() {
     let accounts = by_axum_login::Accounts::default();
     let app = by_axum_login::app(cache(), accounts.clone()).unwrap();
     accounts.permit(1, true);

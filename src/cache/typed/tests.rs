@@ -121,7 +121,7 @@ async fn types_that_serialize_alike_do_not_share_values() {
 
 /// A field that the type does not serialize is lost, for the call that loads the value and for all later ones.
 #[tokio::test]
-async fn the_call_that_loads_a_value_gets_it_as_later_hits_do() {
+async fn the_call_that_loads_a_value_gets_the_same_value_as_later_hits() {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct User {
         id: u8,
@@ -284,7 +284,7 @@ async fn a_waiter_never_gets_a_value_of_another_type_loaded_under_the_same_key()
 }
 
 #[tokio::test]
-async fn that_there_is_no_value_of_one_type_says_nothing_of_another() {
+async fn a_stored_none_of_one_type_is_a_miss_for_another_type() {
     let (cache, key) = (cache(), key());
     let policy = builder().negative_ttl(Duration::from_mins(1)).build().unwrap();
     let none = async || Ok::<_, ()>(None::<u8>);

@@ -61,7 +61,7 @@ fn policies() -> [Policy; 2] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_after_a_failover_removes_what_its_response_supersedes() {
+async fn a_renewal_after_a_failover_removes_the_superseded_response() {
     for policy in policies() {
         for response in [
             (404, ("cache-control", "no-store")),
@@ -77,7 +77,7 @@ async fn a_renewal_after_a_failover_removes_what_its_response_supersedes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_after_a_failover_that_fails_keeps_what_is_stored() {
+async fn a_failed_renewal_after_a_failover_keeps_the_stored_response() {
     for policy in policies() {
         for status in [400, 500, 503] {
             let response = (status, ("cache-control", "max-age=60"));

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_values_that_a_client_gives_the_strictest_counts() {
+    fn the_strictest_of_two_values_of_a_directive_counts() {
         for line in ["min-fresh=60, min-fresh=5", "min-fresh=5, min-fresh=60"] {
             assert_eq!(of(&[line]).min_fresh, Some(Duration::from_secs(60)), "{line}");
         }

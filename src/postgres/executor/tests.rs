@@ -445,7 +445,7 @@ async fn a_read_is_served_uncached_while_the_schema_keeps_changing() {
 
 /// Such a statement needs no position past its lookup, so a replica that can run it may still have the schema of before.
 #[tokio::test]
-async fn a_statement_that_cannot_be_analyzed_shows_nothing_of_what_a_replica_has_replayed() {
+async fn a_statement_that_cannot_be_analyzed_proves_no_replayed_schema() {
     let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));

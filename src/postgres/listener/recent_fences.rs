@@ -65,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_fence_is_below_what_it_was_raised_to(
+        fn no_fence_is_below_a_position_it_was_raised_to(
             raised in proptest::collection::vec((0u64..20, 1u64..50, any::<bool>()), 1..100)
         ) {
             let mut recent = RecentFences::begin(Position::new(5), &[]);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_relay_that_is_still_polling_gets_more_time_but_not_any() {
+    async fn a_relay_that_is_still_polling_gets_more_but_not_unlimited_time() {
         let mut requests = SyncRequests::new();
         requests.add(1);
         for _ in 0..5 {

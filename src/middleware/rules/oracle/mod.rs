@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cases_are_of_one_day() {
+    fn the_cases_use_a_fixed_time_at_noon() {
         let noon = httpdate::parse_http_date("Wed, 25 Nov 2026 12:00:00 GMT");
         assert_eq!(noon.unwrap(), now());
     }

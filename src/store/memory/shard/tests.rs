@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn with_the_papers_parameters_it_has_the_hits_of_s3_fifo(
+    fn with_the_papers_parameters_a_shard_has_the_hits_of_s3_fifo(
         keys in proptest::collection::vec((0..100_u32).prop_map(|key| key * key / 100), 1..1000),
         capacity in 10..60_usize,
     ) {
@@ -194,7 +194,7 @@ fn an_entry_that_is_larger_than_nine_tenths_is_not_stored_and_removes_the_one_be
 }
 
 #[test]
-fn what_was_requested_under_other_rules_is_not_the_least_recently_used() {
+fn a_request_under_other_eviction_rules_counts_as_a_recent_use() {
     let mut shard = Shard::new(10);
     for key in 0..10 {
         request(&mut shard, key, PAPER);
@@ -206,7 +206,7 @@ fn what_was_requested_under_other_rules_is_not_the_least_recently_used() {
 }
 
 #[test]
-fn outdated_entries_go_first() {
+fn outdated_entries_are_evicted_first() {
     for rules in CANDIDATES {
         let mut shard = Shard::new(100);
         for key in 0..100 {

@@ -169,7 +169,7 @@ mod tests {
 
     /// The paused clock does not advance while a task polls it, so each turn is due at once or after a timer.
     #[tokio::test(start_paused = true)]
-    async fn a_turn_that_is_taken_late_counts_from_when_it_was_due() {
+    async fn the_latency_of_a_late_request_counts_from_its_due_time() {
         let bounds = Bounds { rate: Some(4.0), requests: Some(5), ..BOUNDS };
         let pace = Pace::new(&bounds);
         tokio::time::advance(Duration::from_secs(2)).await;

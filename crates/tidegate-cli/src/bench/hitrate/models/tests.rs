@@ -47,7 +47,7 @@ fn all(size: usize) -> [Hits; 4] {
 }
 
 #[test]
-fn each_policy_keeps_what_it_is_known_for() {
+fn frequency_policies_keep_popular_keys_and_lru_keeps_recent_ones() {
     // Six keys that are requested often, at first several times in a row, and others that are requested once.
     let first = (0..24).map(|at| at / 4);
     let popular = (0..6000).map(|at| if at % 2 == 0 { at / 2 % 6 } else { 10 + at });
