@@ -31,7 +31,7 @@ fn count() -> dhat::Profiler {
 fn allocations(app: &mut App, path: &str) -> u64 {
     const REQUESTS: usize = 100;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    // What changes by the second is made once a second.
+    // Fields that change each second are rendered once a second.
     app.block_on(async { tokio::time::pause() });
     let counted = count();
     let batches = (0..5).map(|_| {
@@ -42,7 +42,7 @@ fn allocations(app: &mut App, path: &str) -> u64 {
         }
         dhat::HeapStats::get().total_blocks - before
     });
-    // The first makes the answer; and the test's own thread may have something to do meanwhile.
+    // The first computes the response; and the test's own thread may have something to do meanwhile.
     let fewest = batches.min().unwrap_or_default();
     drop(counted);
     assert_eq!(fewest % REQUESTS as u64, 0, "{fewest} are not as many for each");

@@ -48,7 +48,7 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Response<Body>
 }
 
 /// The body and the `Cache-Status` of a response to a GET.
-pub(crate) async fn ask(app: &Router, uri: &str) -> (String, String) {
+pub(crate) async fn fetch(app: &Router, uri: &str) -> (String, String) {
     exchange(app, Request::get(uri).body(Body::empty()).unwrap()).await
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn calls(server: &tidegate_testing::RedisServer, command: &str)
 }
 
 /// An error with all its causes, as a log would show it.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

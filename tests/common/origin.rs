@@ -1,4 +1,4 @@
-//! An origin that answers as it is told, behind the layer.
+//! An origin with a script of responses, behind the layer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,12 +10,12 @@ use tidegate::{Cache, CacheLayer, Memory, Policy};
 
 use super::{read, send};
 
-/// What the origin is asked, and what it answers: what is written here, in order, then 200s that number
+/// The requests that the origin has received, and its responses: those of the script, in order, then 200s that number
 /// themselves.
 #[derive(Clone, Default)]
 pub(crate) struct Origin {
     script: Arc<Mutex<VecDeque<Response<Body>>>>,
-    asked: Arc<Mutex<Vec<Request<()>>>>,
+    requests: Arc<Mutex<Vec<Request<()>>>>,
 }
 
 impl Origin {
@@ -38,31 +38,31 @@ impl Origin {
     pub(crate) fn behind(&self, layer: CacheLayer) -> Router {
         let origin = self.clone();
         let handler = move |request: Request<Body>| {
-            let run = format!("run {}", origin.asks(request));
+            let run = format!("run {}", origin.receives(request));
             let next = origin.script.lock().unwrap().pop_front();
             std::future::ready(next.unwrap_or_else(|| Response::new(run.into())))
         };
         Router::new().fallback(handler).layer(layer)
     }
 
-    /// Notes a request, and says the how manieth it is.
-    pub(crate) fn asks<B>(&self, request: Request<B>) -> usize {
-        let mut asked = self.asked.lock().unwrap();
-        asked.push(request.map(drop));
-        asked.len()
+    /// Records a request, and returns its number.
+    pub(crate) fn receives<B>(&self, request: Request<B>) -> usize {
+        let mut requests = self.requests.lock().unwrap();
+        requests.push(request.map(drop));
+        requests.len()
     }
 
     /// The headers of all requests.
     pub(crate) fn all(&self) -> Vec<HeaderMap> {
-        self.asked.lock().unwrap().iter().map(|request| request.headers().clone()).collect()
+        self.requests.lock().unwrap().iter().map(|request| request.headers().clone()).collect()
     }
 
     pub(crate) fn runs(&self) -> usize {
-        self.asked.lock().unwrap().len()
+        self.requests.lock().unwrap().len()
     }
 
     pub(crate) fn last(&self) -> HeaderMap {
-        self.asked.lock().unwrap().last().unwrap().headers().clone()
+        self.requests.lock().unwrap().last().unwrap().headers().clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, eventually, send};
+use crate::common::{eventually, fetch, send};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -61,8 +61,8 @@ async fn a_client_that_disconnects_midway_does_not_cancel_the_fill() {
     drop(response);
     slow.gate.add_permits(2);
     let stored = async || slow.cache.counters().event(Event::Stored) == 1;
-    eventually("the answer is stored", stored).await;
-    assert_eq!(ask(&slow.app, "/").await.0.len(), 30);
+    eventually("the response is stored", stored).await;
+    assert_eq!(fetch(&slow.app, "/").await.0.len(), 30);
     assert_eq!(slow.runs.load(Ordering::SeqCst), 1);
 }
 
@@ -75,7 +75,7 @@ async fn with_finish_zero_the_fill_ends_when_the_client_disconnects() {
     response.body_mut().frame().await.unwrap().unwrap();
     drop(response);
     slow.gate.add_permits(10);
-    assert_eq!(ask(&slow.app, "/").await.0.len(), 20);
+    assert_eq!(fetch(&slow.app, "/").await.0.len(), 20);
     assert_eq!(slow.runs.load(Ordering::SeqCst), 2);
 }
 
@@ -95,10 +95,10 @@ async fn a_body_past_the_byte_budget_is_not_stored_and_releases_its_bytes() {
     let layer = |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)).buffer_limit(25);
     let slow = slow(3, 10, layer);
     slow.gate.add_permits(6);
-    let (body, status) = ask(&slow.app, "/").await;
-    assert!(body.len() == 30 && status.contains("buffer-limit"), "{status}");
+    let (body, status) = fetch(&slow.app, "/").await;
+    assert!(body.len() == 30 && status.contains("no-room"), "{status}");
     assert_eq!(
-        ask(&slow.app, "/").await.0.len(),
+        fetch(&slow.app, "/").await.0.len(),
         30,
         "the room was given back, and nothing stored"
     );
@@ -131,7 +131,7 @@ async fn a_body_shorter_than_its_content_length_is_not_stored() {
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
     let app = Router::new().fallback(handler).layer(layer);
-    let (_, status) = ask(&app, "/").await;
+    let (_, status) = fetch(&app, "/").await;
     assert!(status.contains("incomplete"), "{status}");
     assert_eq!(cache.counters().event(Event::Stored), 0);
 }
@@ -143,8 +143,8 @@ async fn a_body_longer_than_its_content_length_is_never_stored_past_it() {
         let handler = move || std::future::ready(([("content-length", "4")], body()));
         let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::ttl(TTL));
         let app = Router::new().fallback(handler).layer(layer);
-        assert_eq!(ask(&app, "/").await.0, frames.concat());
-        ask(&app, "/").await
+        assert_eq!(fetch(&app, "/").await.0, frames.concat());
+        fetch(&app, "/").await
     };
     let (body, at_a_frame) = status(["body", " and more"]).await;
     assert!(body == "body" && at_a_frame.contains("; hit;"), "{body} {at_a_frame}");
@@ -169,7 +169,7 @@ async fn a_body_of_known_length_is_stored_before_its_client_polls_the_end() {
     let mut response = send(&sized.0, get()).await;
     slow.gate.add_permits(1);
     response.body_mut().frame().await.unwrap().unwrap();
-    assert_eq!(sized.1.counters().event(Event::Stored), 1, "though the end was not asked for");
+    assert_eq!(sized.1.counters().event(Event::Stored), 1, "though the end was not polled");
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn a_stalled_reader_blocks_no_other_fill_and_loses_its_own() {
     let slow = || Request::get("/slow").body(Body::empty()).unwrap();
     let mut standing = send(&app, slow()).await;
     assert_eq!(cache.loads(), 0, "a body that streams has no place among the makers");
-    assert_eq!(ask(&app, "/quick").await.0, "quick");
+    assert_eq!(fetch(&app, "/quick").await.0, "quick");
 
     // Nothing is read, so nothing is polled; still it is not kept for ever.
     gate.add_permits(1);
@@ -252,7 +252,7 @@ async fn the_age_of_a_response_counts_from_its_head() {
     assert_eq!(hit.headers()["age"], "20");
     tokio::time::advance(Duration::from_secs(40)).await;
     slow.gate.add_permits(1);
-    ask(&slow.app, "/").await;
+    fetch(&slow.app, "/").await;
     assert_eq!(slow.runs.load(Ordering::SeqCst), 2);
 }
 
@@ -268,12 +268,12 @@ async fn a_response_that_sets_a_cookie_in_its_trailers_is_not_stored() {
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
     let app = Router::new().fallback(handler).layer(layer);
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert!(body == "body" && status.contains("set-cookie"), "{status}");
     assert_eq!(cache.counters().event(Event::Stored), 0);
 }
 
-/// A response of seven bytes whose `Content-Length` does not tell that trailers follow.
+/// A response of seven bytes whose `Content-Length` does not announce that trailers follow.
 fn sized(head: (&'static str, &'static str), trailer: (&'static str, &'static str)) -> Router {
     let trailers =
         HeaderMap::from_iter([(trailer.0.parse().unwrap(), HeaderValue::from_static(trailer.1))]);
@@ -300,7 +300,7 @@ async fn announced_trailers_count_before_a_response_of_known_length_is_stored() 
         (("content-type", "application/grpc"), ("grpc-status", "0"), "; hit;"),
     ] {
         let app = sized(head, trailer);
-        ask(&app, "/").await;
+        fetch(&app, "/").await;
         let response = send(&app, get()).await;
         let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
         assert!(status.contains(expected), "{head:?} {trailer:?}: {status}");
@@ -366,9 +366,9 @@ async fn a_response_whose_grpc_status_is_an_error_is_not_stored() {
             let handler = move || std::future::ready(grpc(in_head, in_trailers));
             let app = Router::new().fallback(handler).layer(layer);
             for _ in 0..2 {
-                ask(&app, "/").await;
+                fetch(&app, "/").await;
             }
-            let (body, status) = ask(&app, "/").await;
+            let (body, status) = fetch(&app, "/").await;
             let expected = if is_stored { "; hit;" } else { "grpc-status" };
             assert!(
                 body == "message" && status.contains(expected),
@@ -394,10 +394,10 @@ async fn a_grpc_error_removes_no_stored_response_and_stops_no_sharing() {
         let policy = Policy::ttl(TTL).jitter(0.0).stale_if_error(TTL * 10);
         let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
         let app = Router::new().fallback(handler).layer(layer);
-        ask(&app, "/").await;
+        fetch(&app, "/").await;
         tokio::time::advance(TTL + Duration::from_secs(1)).await;
-        assert!(ask(&app, "/").await.1.contains("grpc-status"));
-        let (one, other) = join(ask(&app, "/"), ask(&app, "/")).await;
+        assert!(fetch(&app, "/").await.1.contains("grpc-status"));
+        let (one, other) = join(fetch(&app, "/"), fetch(&app, "/")).await;
         let status = format!("{} {}", one.1, other.1);
         assert!(status.contains("expired") && status.contains("collapsed"), "{status}");
         assert_eq!(runs.load(Ordering::SeqCst), 3, "{in_head:?}");
@@ -418,7 +418,7 @@ async fn a_grpc_error_with_another_http_status_stops_waiting_as_any_response_doe
         let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
         let app = Router::new().fallback(handler).layer(layer);
         let began = Instant::now();
-        let all = join_all((0..10).map(|_| ask(&app, "/"))).await;
+        let all = join_all((0..10).map(|_| fetch(&app, "/"))).await;
         assert!(all.iter().all(|(_, status)| status.contains("grpc-status")), "{all:?}");
         // The others run together after the first.
         assert_eq!(began.elapsed(), Duration::from_secs(2), "{in_head:?} {in_trailers:?}");
@@ -458,7 +458,7 @@ async fn a_matching_if_none_match_gets_a_304_before_the_body_has_come() {
             assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
             tokio::time::sleep(Duration::from_secs(2)).await;
             assert_eq!(cache.counters().event(Event::Stored), 1, "{policy:?}");
-            let (body, status) = ask(&app, "/").await;
+            let (body, status) = fetch(&app, "/").await;
             assert!(body == "partpart" && status.contains("hit"), "{status}");
         }
         let (app, _) = in_two_parts(policy.body_limit(2));

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 
 use crate::common::origin::{FRESH, by, get};
-use crate::common::{ask, both_policies, read, send, ttl};
+use crate::common::{both_policies, fetch, read, send, ttl};
 
 fn layer(policy: Policy) -> CacheLayer {
     CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy)
@@ -155,10 +155,10 @@ async fn a_parameter_outside_the_key_does_not_affect_the_response() {
     };
     for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(layer(policy.query(["page"])));
-        ask(&app, "/?page=2&x=%%").await;
-        assert_eq!(ask(&app, "/?page=2").await.0, "2");
-        ask(&app, "/?x=%%&page=3").await;
-        assert_eq!(ask(&app, "/?page=3").await.0, "3");
+        fetch(&app, "/?page=2&x=%%").await;
+        assert_eq!(fetch(&app, "/?page=2").await.0, "2");
+        fetch(&app, "/?x=%%&page=3").await;
+        assert_eq!(fetch(&app, "/?page=3").await.0, "3");
     }
 }
 
@@ -168,7 +168,7 @@ async fn an_empty_query_shares_no_response_with_one_whose_parameters_do_not_coun
     for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(layer(policy.query(["page"])));
         for uri in ["/?", "/?utm=1", "/"] {
-            assert_eq!(ask(&app, uri).await.0, "None", "{uri}");
+            assert_eq!(fetch(&app, uri).await.0, "None", "{uri}");
         }
     }
 }
@@ -179,7 +179,7 @@ async fn with_any_query_order_the_handler_always_sees_the_same_order() {
     for policy in [ttl().any_query_order(), ttl().any_query_order().strict()] {
         let app = Router::new().fallback(handler).layer(layer(policy));
         for query in ["/?b=1&a=2&a=1", "/?a=2&b=1&a=1"] {
-            assert_eq!(ask(&app, query).await.0, "a=2&a=1&b=1");
+            assert_eq!(fetch(&app, query).await.0, "a=2&a=1&b=1");
         }
     }
 }

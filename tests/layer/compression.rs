@@ -1,4 +1,4 @@
-//! Compressed answers, with `tower_http`'s layer on either side.
+//! Compressed responses, with `tower_http`'s layer on either side.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -23,7 +23,7 @@ fn tagged() -> (Cache, CacheLayer) {
 /// The second version is there, and invalidates the first, before the handler reads it.
 async fn changes(State((cache, origin)): State<(Cache, Origin)>, request: Request) -> Response {
     let is_conditional = request.headers().contains_key("if-modified-since");
-    let run = origin.asks(request);
+    let run = origin.receives(request);
     if run == 2 {
         cache.invalidate(["t"]).await.unwrap();
     }
@@ -96,7 +96,7 @@ async fn dated_by_client(
     request: Request,
 ) -> Response {
     let headers = request.headers().clone();
-    let run = origin.asks(request);
+    let run = origin.receives(request);
     let of = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
     let said = [("cache-control", "max-age=1"), DATED, ("vary", vary)];
     match headers.contains_key("if-modified-since") {
@@ -200,7 +200,7 @@ async fn a_304_with_another_validator_confirms_nothing() {
     }
 }
 
-/// Whoever asks makes up paths as they like.
+/// Clients make up paths as they like.
 #[tokio::test]
 async fn audits_of_paths_that_match_no_route_share_one_report() {
     let cache = Cache::new(Memory::new(16 << 20));

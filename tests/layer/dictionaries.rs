@@ -46,7 +46,7 @@ async fn each_compression_dictionary_has_its_own_variant() {
     for vary in [Some("accept-encoding, available-dictionary"), None] {
         let runs = Arc::new(AtomicUsize::new(0));
         let app = origin(vary, runs.clone());
-        let ask = async |version: Option<usize>, codings: &str| {
+        let fetch = async |version: Option<usize>, codings: &str| {
             let request = Request::get("/app/main.js").header("accept-encoding", codings);
             let request = match version {
                 Some(version) => request.header("available-dictionary", digest(version)),
@@ -60,16 +60,16 @@ async fn each_compression_dictionary_has_its_own_variant() {
             for coding in ["dcb", "dcz"] {
                 let codings = format!("gzip, br, {coding}");
                 for version in 0..VERSIONS {
-                    let (body, status) = ask(Some(version), &codings).await;
+                    let (body, status) = fetch(Some(version), &codings).await;
                     let wanted = format!("Some((\"{coding}\", {version}))");
                     assert_eq!(body, wanted, "a client can read no other one");
                     assert_eq!(status.contains("; hit"), round > 0, "{coding} {version}: {status}");
                 }
             }
             if vary.is_some() {
-                assert_eq!(ask(Some(3), "gzip").await.0, "None", "it can't read the coding");
-                assert_eq!(ask(None, "gzip, br, dcb").await.0, "None");
-                assert_eq!(ask(None, "gzip, br, dcz").await.0, "None");
+                assert_eq!(fetch(Some(3), "gzip").await.0, "None", "it can't read the coding");
+                assert_eq!(fetch(None, "gzip, br, dcb").await.0, "None");
+                assert_eq!(fetch(None, "gzip, br, dcz").await.0, "None");
             }
         }
         let others = if vary.is_some() { 3 } else { 0 };

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::common::origin::by;
-use crate::common::{ask, read, send, settled};
+use crate::common::{fetch, read, send, settled};
 
 /// So long that a test which waits for it shows it.
 const WAIT: Duration = Duration::from_hours(1);
@@ -97,7 +97,7 @@ fn inner(cache: &Cache, way: &'static str, name: String) -> BoxFuture<'static, S
                 let part = async |Path(name): Path<String>| load(&name).await.unwrap();
                 let layer = CacheLayer::with_policy(cache.clone(), policy()).namespace("inner");
                 let app = Router::new().route("/{name}", get(part)).layer(layer);
-                ask(&app, &format!("/{name}")).await.0
+                fetch(&app, &format!("/{name}")).await.0
             }
         }
     })
@@ -123,7 +123,7 @@ async fn a_computation_within_a_fill_needs_no_permit_of_its_own() {
             let (cache, began) = (cache(permits), Instant::now());
             let app = pages(&cache, way);
             let uris: Vec<String> = (0..600).map(|page| format!("/{page}")).collect();
-            let responses = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+            let responses = join_all(uris.iter().map(|uri| fetch(&app, uri))).await;
             for (uri, (body, _)) in uris.iter().zip(responses) {
                 assert_eq!(body, format!("part-of-{}", &uri[1..]), "{way}");
             }
@@ -143,7 +143,7 @@ async fn a_bypass_shares_its_permit_with_the_values_that_it_loads() {
     assert_eq!(began.elapsed(), QUERY);
 }
 
-/// The part has been asked for before the page asks for it, and waits for the permit that the page has.
+/// The part was requested before the page requests it, and waits for the permit that the page has.
 #[tokio::test(start_paused = true)]
 async fn a_fill_that_waits_for_a_value_shares_its_permit_with_the_load_of_that_value() {
     for many in [false, true] {
@@ -280,7 +280,7 @@ fn routes(cache: &Cache, policy: &Policy) -> (Router, [Load; 2]) {
 
 fn spawn_all(app: &Router, path: &str, count: usize) -> Vec<JoinHandle<(String, String)>> {
     let all = (0..count).map(|key| (app.clone(), format!("/{path}/{key}")));
-    all.map(|(app, uri)| tokio::spawn(async move { ask(&app, &uri).await })).collect()
+    all.map(|(app, uri)| tokio::spawn(async move { fetch(&app, &uri).await })).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,7 +292,7 @@ async fn a_hanging_route_leaves_permits_for_other_routes() {
         settled().await;
         assert_eq!(hanging.runs(), permits - (permits / 4).max(1));
         let began = Instant::now();
-        ask(&app, "/query/1").await;
+        fetch(&app, "/query/1").await;
         assert_eq!(began.elapsed(), QUERY, "{permits} permits");
         all.iter().for_each(JoinHandle::abort);
     }
@@ -316,19 +316,19 @@ async fn routes_that_hang_do_not_hold_the_permits_of_the_others() {
     let app = app.layer(layer);
     let hang = |route: usize, key: usize| {
         let (app, uri) = (app.clone(), format!("/hang-{}/{key}", route % HANGING));
-        tokio::spawn(async move { ask(&app, &uri).await })
+        tokio::spawn(async move { fetch(&app, &uri).await })
     };
 
     let mut requests: VecDeque<_> = (0..100).map(|at| hang(at, at)).collect();
     settled().await;
     let (mut delayed, mut longest) = (0, Duration::ZERO);
     for at in 0..100 {
-        // A client gives up, and asks again.
+        // A client gives up, and sends its request again.
         requests.pop_front().unwrap().abort();
         requests.push_back(hang(at, 100 + at));
         sleep(Duration::from_millis(1500)).await;
         let began = Instant::now();
-        ask(&app, &format!("/query/{at}")).await;
+        fetch(&app, &format!("/query/{at}")).await;
         longest = longest.max(began.elapsed());
         delayed += usize::from(began.elapsed() > QUERY);
     }
@@ -340,7 +340,7 @@ async fn routes_that_hang_do_not_hold_the_permits_of_the_others() {
     settled().await;
     assert_eq!((cache.loads(), load.most()), (0, 1));
     let after = (0..50).map(|key| (app.clone(), format!("/query/after-{key}")));
-    join_all(after.map(|(app, uri)| async move { ask(&app, &uri).await })).await;
+    join_all(after.map(|(app, uri)| async move { fetch(&app, &uri).await })).await;
     assert_eq!(load.most(), 8);
 }
 
@@ -349,7 +349,7 @@ async fn a_request_that_waits_too_long_for_a_permit_proceeds_without_one() {
     let cache = cache(4);
     let (app, [_, hanging]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
     let all = spawn_all(&app, "hang", 10);
-    // Others wait for the same answers, and cause no further runs.
+    // Others wait for the same responses, and cause no further runs.
     let again = spawn_all(&app, "hang", 10);
     settled().await;
     assert_eq!((hanging.runs(), cache.loads()), (3, 3));
@@ -411,9 +411,9 @@ async fn a_request_that_waited_for_a_permit_looks_up_the_entry_again() {
 async fn audits_take_permits_and_wait_for_none() {
     let cache = cache(8);
     let (app, [load, _]) = routes(&cache, &policy().audit(1.0));
-    ask(&app, "/query/1").await;
+    fetch(&app, "/query/1").await;
     for _ in 0..100 {
-        assert!(ask(&app, "/query/1").await.1.contains("hit"));
+        assert!(fetch(&app, "/query/1").await.1.contains("hit"));
     }
     sleep(QUERY).await;
     settled().await;
@@ -519,7 +519,7 @@ async fn a_slow_route_runs_once_more_per_wait_and_not_for_every_waiter() {
     let layer = CacheLayer::with_policy(cache, policy().wait(SECOND * 3));
     let app = Router::new().route("/", get(slow)).layer(layer);
     let began = Instant::now();
-    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    let responses = join_all((0..1000).map(|_| fetch(&app, "/"))).await;
     assert!(responses.iter().all(|(_, status)| !status.contains("bypass")));
     assert_eq!((load.runs(), began.elapsed()), (2, SECOND * 8), "begun at 0 and 3 s");
 }
@@ -571,7 +571,7 @@ async fn a_lasting_failure_reaches_each_request_soon_with_its_own_error() {
     assert!(began.elapsed() < QUERY * 40, "{:?}", began.elapsed());
 }
 
-/// Runs the handler for 1,000 requests at once; `respond` is told how often it ran before.
+/// Runs the handler for 1,000 requests at once; `respond` receives the number of earlier runs.
 async fn thousand<R>(
     load: &Load,
     headers: &'static [(&'static str, &'static str)],
@@ -659,8 +659,8 @@ async fn a_page_with_a_part_that_failed_is_not_stored() {
     let layer = CacheLayer::with_policy(cache.clone(), policy());
     let parts = Router::new().route("/part", get(part)).layer(layer.clone());
     let page = async move || {
-        let asked = (0..3).map(|_| send(&parts, by(Method::GET, "/part", &[])));
-        join_all(asked)
+        let requests = (0..3).map(|_| send(&parts, by(Method::GET, "/part", &[])));
+        join_all(requests)
             .await
             .iter()
             .map(|part| part.status().as_str().to_owned())
@@ -668,7 +668,7 @@ async fn a_page_with_a_part_that_failed_is_not_stored() {
     };
     let app = Router::new().route("/", get(page)).layer(layer);
     for runs in [2, 4] {
-        let (body, status) = ask(&app, "/").await;
+        let (body, status) = fetch(&app, "/").await;
         assert!(body == "500500500" && !status.contains("hit"), "{body}: {status}");
         assert_eq!(load.runs(), runs);
     }
@@ -698,9 +698,9 @@ async fn a_stale_value_served_in_place_of_an_error_serves_all_waiters() {
     };
     let layer = CacheLayer::with_policy(cache, policy().wait(SECOND).stale_if_error(SECOND * 600));
     let app = Router::new().route("/", get(failing)).layer(layer);
-    assert_eq!(ask(&app, "/").await.0, "well");
+    assert_eq!(fetch(&app, "/").await.0, "well");
     sleep(SECOND * 60 * 60 * 24).await;
-    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    let responses = join_all((0..1000).map(|_| fetch(&app, "/"))).await;
     assert!(responses.iter().all(|(body, _)| body == "well"));
     assert_eq!(load.runs(), 4);
 }
@@ -774,10 +774,10 @@ async fn background_work_is_cancelled_if_its_handler_does_not_return() {
         };
         let layer = CacheLayer::with_policy(cache.clone(), policy.untracked());
         let app = Router::new().route("/", get(handler)).layer(layer);
-        ask(&app, "/").await;
+        fetch(&app, "/").await;
         for in_the_background in 1..3 {
             sleep(QUERY * 2).await;
-            assert_eq!(ask(&app, "/").await.0, "computed");
+            assert_eq!(fetch(&app, "/").await.0, "computed");
             sleep(Duration::from_secs(1)).await;
             assert_eq!(calls.load(Ordering::SeqCst), 1 + in_the_background);
             assert_eq!(running.load(Ordering::SeqCst), 1);

@@ -6,7 +6,7 @@ use axum::routing::get as get_route;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
-use crate::common::{ask, send};
+use crate::common::{fetch, send};
 
 const GROUP: (&str, &str) = ("cache-groups", "\"one\", \"two\";x");
 
@@ -97,10 +97,10 @@ async fn a_write_to_a_route_without_a_policy_invalidates_groups_too() {
         .route("/read", get_route(read))
         .route("/write", axum::routing::post(write))
         .layer(CacheLayer::new(cache).route("/read", Policy::standard().host(false)));
-    assert_eq!(ask(&app, "/read").await.0, "run 0");
-    assert_eq!(ask(&app, "/read").await.0, "run 0");
+    assert_eq!(fetch(&app, "/read").await.0, "run 0");
+    assert_eq!(fetch(&app, "/read").await.0, "run 0");
     send(&app, by(Method::POST, "/write", &host("a.example"))).await;
-    assert_eq!(ask(&app, "/read").await.0, "run 1", "its key has no host, and nor has its group");
+    assert_eq!(fetch(&app, "/read").await.0, "run 1", "its key has no host, and nor has its group");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, cache, read, send, settled};
+use crate::common::{cache, fetch, read, send, settled};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -49,13 +49,13 @@ fn app(cache: &Cache, runs: &Runs, policy: Policy) -> Router {
 async fn a_miss_is_stored_and_then_hit() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL).jitter(0.0));
-    let (body, status) = ask(&app, "/?a").await;
+    let (body, status) = fetch(&app, "/?a").await;
     assert_eq!(body, "1 a");
     assert_eq!(status, "tidegate; fwd=uri-miss; fwd-status=200; stored; detail=\"absent\"");
-    let (body, status) = ask(&app, "/?a").await;
+    let (body, status) = fetch(&app, "/?a").await;
     assert_eq!(body, "1 a");
     assert_eq!(status, "tidegate; hit; ttl=60; detail=\"memory\"");
-    assert_eq!(ask(&app, "/?b").await.0, "2 b");
+    assert_eq!(fetch(&app, "/?b").await.0, "2 b");
 }
 
 #[tokio::test]
@@ -92,16 +92,16 @@ async fn invalidating_a_tag_recomputes_exactly_the_entries_with_it() {
         .route("/users/{id}", get(user))
         .layer(CacheLayer::new(cache.clone()).route("/users/{id}", policy))
         .with_state(runs);
-    assert_eq!(ask(&app, "/users/1").await.0, "1: 1");
-    assert_eq!(ask(&app, "/users/2").await.0, "2: 2");
+    assert_eq!(fetch(&app, "/users/1").await.0, "1: 1");
+    assert_eq!(fetch(&app, "/users/2").await.0, "2: 2");
     cache.invalidate(["users:id=1"]).await.unwrap();
-    let (body, status) = ask(&app, "/users/1").await;
+    let (body, status) = fetch(&app, "/users/1").await;
     assert_eq!(body, "1: 3");
     assert!(status.contains("fwd=stale") && status.contains("changed"), "{status}");
-    assert_eq!(ask(&app, "/users/2").await.0, "2: 2");
+    assert_eq!(fetch(&app, "/users/2").await.0, "2: 2");
     cache.invalidate(["users"]).await.unwrap();
-    assert_eq!(ask(&app, "/users/1").await.0, "1: 4");
-    assert_eq!(ask(&app, "/users/2").await.0, "2: 5");
+    assert_eq!(fetch(&app, "/users/1").await.0, "1: 4");
+    assert_eq!(fetch(&app, "/users/2").await.0, "2: 5");
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_request_whose_parameter_cannot_fill_the_tag_bypasses_the_cache() {
         .layer(CacheLayer::new(cache.clone()).route("/users/{id}", policy))
         .with_state(runs);
     for run in 1..3 {
-        let (body, status) = ask(&app, "/users/%ff").await;
+        let (body, status) = fetch(&app, "/users/%ff").await;
         assert_eq!(body, format!("{run} "));
         assert_eq!(status, "tidegate; fwd=bypass; detail=\"no-parameter\"");
     }
@@ -129,9 +129,9 @@ async fn an_entry_is_invalidated_by_another_spelling_of_its_tag_value() {
         .route("/users/{id}", get(user))
         .layer(CacheLayer::new(cache.clone()).route("/users/{id}", policy))
         .with_state(runs);
-    assert_eq!(ask(&app, "/users/042").await.0, "1");
+    assert_eq!(fetch(&app, "/users/042").await.0, "1");
     cache.invalidate(["users:id=42"]).await.unwrap();
-    assert_eq!(ask(&app, "/users/042").await.0, "2");
+    assert_eq!(fetch(&app, "/users/042").await.0, "2");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_stored() {
         .layer(CacheLayer::new(cache.clone()).route("/", Policy::ttl(TTL).tag("t")));
     let first = tokio::spawn({
         let app = app.clone();
-        async move { ask(&app, "/").await }
+        async move { fetch(&app, "/").await }
     });
     gate.notified().await;
     cache.invalidate(["t"]).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_stored() {
     let (body, status) = first.await.unwrap();
     assert_eq!(body, "1");
     assert!(status.contains("overtaken"), "{status}");
-    assert_eq!(ask(&app, "/").await.0, "2");
+    assert_eq!(fetch(&app, "/").await.0, "2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,16 +178,16 @@ async fn a_thousand_concurrent_requests_cause_one_run() {
     let app = Router::new()
         .route("/", get(handler))
         .layer(CacheLayer::new(cache.clone()).route("/", Policy::ttl(TTL)));
-    let asks: Vec<_> = (0..1000)
+    let requests: Vec<_> = (0..1000)
         .map(|_| {
             let app = app.clone();
-            tokio::spawn(async move { ask(&app, "/").await })
+            tokio::spawn(async move { fetch(&app, "/").await })
         })
         .collect();
     settled().await;
     gate.add_permits(1);
-    for asked in asks {
-        assert_eq!(asked.await.unwrap().0, "1");
+    for request in requests {
+        assert_eq!(request.await.unwrap().0, "1");
     }
     assert_eq!(runs.count(), 1);
 }
@@ -208,7 +208,7 @@ async fn a_client_that_disconnects_hands_the_fill_to_a_waiter() {
         .layer(CacheLayer::new(cache).route("/", Policy::ttl(TTL)));
     let spawn = || {
         let app = app.clone();
-        tokio::spawn(async move { ask(&app, "/").await })
+        tokio::spawn(async move { fetch(&app, "/").await })
     };
     let leaves = spawn();
     settled().await;
@@ -225,19 +225,19 @@ async fn a_stale_response_is_served_while_it_is_recomputed() {
     let (cache, runs) = (cache(), Runs::default());
     let policy = Policy::ttl(TTL).jitter(0.0).early_refresh(0.0).stale_while_revalidate(TTL);
     let app = app(&cache, &runs, policy.tag("front-page"));
-    ask(&app, "/").await;
+    fetch(&app, "/").await;
     tokio::time::advance(TTL + Duration::from_secs(1)).await;
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert_eq!(body, "1 ");
     assert_eq!(status, "tidegate; hit; ttl=-1; detail=\"stale-while-revalidate\"");
     settled().await;
-    assert_eq!(ask(&app, "/").await.0, "2 ");
+    assert_eq!(fetch(&app, "/").await.0, "2 ");
     assert_eq!(runs.count(), 2);
     cache.invalidate(["front-page"]).await.unwrap();
-    assert_eq!(ask(&app, "/").await.0, "3 ", "what was made anew has its tags");
+    assert_eq!(fetch(&app, "/").await.0, "3 ", "the recomputed response has its tags");
 }
 
-/// A handler that fails when told to.
+/// A handler that fails on demand.
 fn failing(cache: &Cache, runs: &Runs, policy: Policy) -> Router {
     let handler = |State(runs): State<Runs>| async move {
         match runs.next() {
@@ -255,9 +255,9 @@ fn failing(cache: &Cache, runs: &Runs, policy: Policy) -> Router {
 async fn a_stale_response_replaces_an_error_only_within_the_stale_if_error_window() {
     let (cache, runs) = (cache(), Runs::default());
     let app = failing(&cache, &runs, Policy::ttl(TTL).jitter(0.0).stale_if_error(TTL).tag("t"));
-    ask(&app, "/").await;
+    fetch(&app, "/").await;
     cache.invalidate(["t"]).await.unwrap();
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert_eq!(body, "fine");
     assert!(status.contains("fwd=stale") && status.contains("stale-if-error"), "{status}");
     tokio::time::advance(TTL * 2).await;
@@ -288,13 +288,13 @@ async fn a_404_is_stored_only_if_the_policy_sets_a_negative_ttl() {
             .with_state(Runs::default())
     };
     let without = app(Policy::ttl(TTL));
-    ask(&without, "/").await;
-    assert_eq!(ask(&without, "/").await.0, "2");
+    fetch(&without, "/").await;
+    assert_eq!(fetch(&without, "/").await.0, "2");
     let with = app(Policy::ttl(TTL).negative_ttl(Duration::from_secs(5)).jitter(0.0));
-    ask(&with, "/").await;
-    assert_eq!(ask(&with, "/").await.0, "1");
+    fetch(&with, "/").await;
+    assert_eq!(fetch(&with, "/").await.0, "1");
     tokio::time::advance(Duration::from_secs(5)).await;
-    assert_eq!(ask(&with, "/").await.0, "2");
+    assert_eq!(fetch(&with, "/").await.0, "2");
 }
 
 #[tokio::test]
@@ -303,10 +303,10 @@ async fn a_body_over_the_limit_is_forwarded_whole_and_not_stored() {
     for (size, stored) in [(1000, true), (1001, false)] {
         let policy = Policy::ttl(TTL).body_limit(1000);
         let app = body(size).layer(CacheLayer::new(cache()).route("/", policy));
-        let (first, status) = ask(&app, "/").await;
+        let (first, status) = fetch(&app, "/").await;
         assert_eq!(first.len(), size);
         assert_eq!(status.contains("; stored"), stored, "{status}");
-        assert_eq!(ask(&app, "/").await.1.contains("hit"), stored);
+        assert_eq!(fetch(&app, "/").await.1.contains("hit"), stored);
     }
 }
 
@@ -335,7 +335,7 @@ async fn a_streamed_body_reaches_the_client_frame_by_frame_and_is_stored_at_its_
     assert_eq!(first, "a");
     gate.add_permits(2);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "bc");
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert_eq!((body.as_str(), status.contains("hit")), ("abc", true));
 }
 
@@ -355,7 +355,7 @@ async fn a_body_that_ends_in_an_error_is_not_stored() {
         .with_state(runs);
     let first = send(&app, Request::get("/").body(Body::empty()).unwrap()).await;
     assert!(first.into_body().collect().await.is_err());
-    assert_eq!(ask(&app, "/").await.0, "whole");
+    assert_eq!(fetch(&app, "/").await.0, "whole");
 }
 
 #[tokio::test]
@@ -364,7 +364,7 @@ async fn head_is_served_from_a_stored_get_and_never_fills_it() {
     let app = app(&cache, &runs, Policy::ttl(TTL));
     let head = || Request::builder().method(Method::HEAD).uri("/").body(Body::empty()).unwrap();
     send(&app, head()).await;
-    assert_eq!(ask(&app, "/").await.0, "2 ");
+    assert_eq!(fetch(&app, "/").await.0, "2 ");
     let response = send(&app, head()).await;
     assert_eq!(response.headers()["content-length"], "2");
     let (body, status) = read(response).await;
@@ -376,7 +376,7 @@ async fn head_is_served_from_a_stored_get_and_never_fills_it() {
 async fn post_cookies_and_no_store_bypass_the_cache() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL));
-    ask(&app, "/").await;
+    fetch(&app, "/").await;
     let passed = |request: Request<Body>| {
         let app = app.clone();
         async move { read(send(&app, request).await).await }
@@ -398,11 +398,14 @@ async fn post_cookies_and_no_store_bypass_the_cache() {
 async fn switching_the_cache_off_bypasses_it_until_it_is_switched_on() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL));
-    ask(&app, "/").await;
+    fetch(&app, "/").await;
     cache.set_off(true);
-    assert_eq!(ask(&app, "/").await, ("2 ".into(), "tidegate; fwd=bypass; detail=\"off\"".into()));
+    assert_eq!(
+        fetch(&app, "/").await,
+        ("2 ".into(), "tidegate; fwd=bypass; detail=\"off\"".into())
+    );
     cache.set_off(false);
-    assert_eq!(ask(&app, "/").await.0, "1 ");
+    assert_eq!(fetch(&app, "/").await.0, "1 ");
 }
 
 #[tokio::test]
@@ -415,8 +418,8 @@ async fn routers_nested_under_two_prefixes_never_share_a_response() {
     };
     let app = Router::new().nest("/a", inner("in a")).nest("/b", inner("in b"));
     for _ in 0..2 {
-        assert_eq!(ask(&app, "/a/x").await.0, "in a");
-        assert_eq!(ask(&app, "/b/x").await.0, "in b");
+        assert_eq!(fetch(&app, "/a/x").await.0, "in a");
+        assert_eq!(fetch(&app, "/b/x").await.0, "in b");
     }
 }
 
@@ -428,7 +431,7 @@ async fn a_matching_if_none_match_gets_a_304() {
         .layer(CacheLayer::new(cache()).route("/", Policy::ttl(TTL)));
     let conditional = |etag| Request::get("/").header("if-none-match", etag).body(Body::empty());
     let first = send(&app, conditional("\"v1\"").unwrap()).await;
-    assert_eq!(first.status(), StatusCode::NOT_MODIFIED, "though the handler made it whole");
+    assert_eq!(first.status(), StatusCode::NOT_MODIFIED, "though the handler sent it whole");
     let response = send(&app, conditional("\"v0\", W/\"v1\"").unwrap()).await;
     assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(read(response).await.0, "");
@@ -457,7 +460,7 @@ async fn under_a_ttl_policy_if_modified_since_never_gets_a_304() {
             let response = send(&app, request.body(Body::empty()).unwrap()).await;
             assert_eq!(response.status(), StatusCode::OK, "{path} {since}");
         }
-        assert!(ask(&app, path).await.1.contains("hit"));
+        assert!(fetch(&app, path).await.1.contains("hit"));
     }
 }
 
@@ -467,11 +470,14 @@ async fn an_invalid_policy_is_reported_by_validate_and_not_used() {
         .route("/a", Policy::ttl(Duration::ZERO))
         .route("/users/{id}", Policy::ttl(TTL).tag("users:id={user}"))
         .route("/shops/{id}/users/{id}", Policy::ttl(TTL).tag("users:id={id}"));
-    let told = layer.clone().validate().unwrap_err().to_string();
-    assert!(told.contains("/a") && told.contains("TTL"), "{told}");
-    assert!(told.contains("/users/{id}") && told.contains("{user}"), "{told}");
-    assert!(told.contains("/shops/{id}/users/{id}") && told.contains("more than once"), "{told}");
+    let message = layer.clone().validate().unwrap_err().to_string();
+    assert!(message.contains("/a") && message.contains("TTL"), "{message}");
+    assert!(message.contains("/users/{id}") && message.contains("{user}"), "{message}");
+    assert!(
+        message.contains("/shops/{id}/users/{id}") && message.contains("more than once"),
+        "{message}"
+    );
     let runs = Runs::default();
     let app = Router::new().route("/a", get(counted)).layer(layer).with_state(runs);
-    assert_eq!(ask(&app, "/a").await.1, "tidegate; fwd=bypass; detail=\"no-policy\"");
+    assert_eq!(fetch(&app, "/a").await.1, "tidegate; fwd=bypass; detail=\"no-policy\"");
 }

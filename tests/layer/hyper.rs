@@ -50,7 +50,7 @@ where
     address
 }
 
-/// The body and the `Cache-Status` of an answer to a GET.
+/// The body and the `Cache-Status` of a response to a GET.
 async fn fetch(address: SocketAddr, path: &str) -> (Bytes, String) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let response = client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
@@ -92,20 +92,20 @@ async fn tonic_services_bypass_the_cache_and_routes_beside_them_do_not() {
 
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
         let mut client = HealthClient::new(endpoint.connect().await.unwrap());
-        let asked = HealthCheckRequest { service: "db".into() };
+        let request = HealthCheckRequest { service: "db".into() };
         reporter.set_service_status("db", ServingStatus::Serving).await;
-        let mut watched = client.watch(asked.clone()).await.unwrap().into_inner();
+        let mut watched = client.watch(request.clone()).await.unwrap().into_inner();
         assert_eq!(watched.message().await.unwrap().unwrap().status(), Told::Serving);
         let states = [
             (ServingStatus::NotServing, Told::NotServing),
             (ServingStatus::Serving, Told::Serving),
         ];
-        for (status, told) in states {
+        for (status, expected) in states {
             reporter.set_service_status("db", status).await;
-            let answer = client.check(asked.clone()).await.unwrap().into_inner();
-            assert_eq!(answer.status(), told);
+            let response = client.check(request.clone()).await.unwrap().into_inner();
+            assert_eq!(response.status(), expected);
             let seen = watched.message().await.unwrap().unwrap();
-            assert_eq!(seen.status(), told, "a stream that is still open");
+            assert_eq!(seen.status(), expected, "a stream that is still open");
         }
         let unknown = HealthCheckRequest { service: "none".into() };
         let refused = client.check(unknown).await.unwrap_err();

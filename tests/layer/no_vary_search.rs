@@ -9,17 +9,17 @@ use axum::http::{HeaderMap, Method, Uri};
 use tidegate::{Cache, CacheLayer, Policy};
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by};
-use crate::common::{ask, cache};
+use crate::common::{cache, fetch};
 
 const UTM: (&str, &str) = ("no-vary-search", "key-order, params=(\"utm\")");
 
-/// Whether a request to this path and query is answered with the body of another one, from the cache.
+/// The body of the stored response that a request to this path and query gets.
 async fn hits(app: &Router, uri: &str) -> Option<String> {
-    let (body, status) = ask(app, uri).await;
+    let (body, status) = fetch(app, uri).await;
     status.contains("; hit").then_some(body)
 }
 
-/// An origin whose responses carry a field and the query that they were made for.
+/// An origin whose responses carry a field and the query that they were computed for.
 fn app(cache: &Cache, field: (&'static str, &'static str)) -> (Router, Arc<AtomicUsize>) {
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = runs.clone();
@@ -34,8 +34,8 @@ fn app(cache: &Cache, field: (&'static str, &'static str)) -> (Router, Arc<Atomi
 #[tokio::test]
 async fn parameters_excluded_by_no_vary_search_are_ignored() {
     let (app, runs) = app(&cache(), UTM);
-    ask(&app, "/a?id=1&utm=1").await;
-    ask(&app, "/a?id=1&utm=2").await;
+    fetch(&app, "/a?id=1&utm=1").await;
+    fetch(&app, "/a?id=1&utm=2").await;
     assert_eq!(runs.load(Ordering::SeqCst), 2, "nothing was known of the path at first");
     for uri in ["/a?id=1", "/a?utm=9&id=1", "/a?id=1&utm", "/a?%69d=1"] {
         assert_eq!(hits(&app, uri).await.as_deref(), Some("/a?id=1&utm=2"), "{uri}");
@@ -55,8 +55,8 @@ async fn the_parameters_that_a_policy_lists_count_whatever_no_vary_search_says()
     let layer = CacheLayer::with_policy(cache(), Policy::standard().query(["page"]));
     let app = Router::new().fallback(handler).layer(layer);
     for _ in 0..2 {
-        assert_eq!(ask(&app, "/a?page=1&id=7").await.0, "/a?page=1");
-        assert_eq!(ask(&app, "/a?page=2&id=7").await.0, "/a?page=2");
+        assert_eq!(fetch(&app, "/a?page=1&id=7").await.0, "/a?page=1");
+        assert_eq!(fetch(&app, "/a?page=2&id=7").await.0, "/a?page=2");
     }
     assert_eq!(hits(&app, "/a?page=1&id=8").await.as_deref(), Some("/a?page=1"));
 }
@@ -83,10 +83,10 @@ async fn security_a_query_that_a_handler_may_read_otherwise_is_stored_for_itself
     ] {
         let (app, _) = app(&cache(), ("no-vary-search", field));
         let (safe, evil) = (format!("/?{safe}"), format!("/?{evil}"));
-        ask(&app, &safe).await;
-        ask(&app, &evil).await;
-        assert_eq!(ask(&app, &safe).await.0, safe, "{field}: not the response to {evil}");
-        assert_eq!(ask(&app, &evil).await.0, evil, "{field}: not the response to {safe}");
+        fetch(&app, &safe).await;
+        fetch(&app, &evil).await;
+        assert_eq!(fetch(&app, &safe).await.0, safe, "{field}: not the response to {evil}");
+        assert_eq!(fetch(&app, &evil).await.0, evil, "{field}: not the response to {safe}");
         assert_eq!(hits(&app, &evil).await.as_deref(), Some(evil.as_str()), "{field}");
     }
 }
@@ -97,8 +97,8 @@ async fn without_a_supported_no_vary_search_field_every_parameter_counts() {
         [("x-none", "1"), ("no-vary-search", "params, other"), ("no-vary-search", "key-order=?0")]
     {
         let (app, _) = app(&cache(), field);
-        ask(&app, "/a?id=1").await;
-        ask(&app, "/a?id=2").await;
+        fetch(&app, "/a?id=1").await;
+        fetch(&app, "/a?id=2").await;
         assert_eq!(hits(&app, "/a?id=3").await, None, "{field:?}");
         assert!(hits(&app, "/a?id=1").await.is_some(), "{field:?}");
     }
@@ -147,8 +147,8 @@ async fn no_vary_search_is_learned_per_node_and_does_not_merge_hosts() {
     let shared = cache();
     let (one, _) = app(&shared, UTM);
     let (other, _) = app(&shared, UTM);
-    ask(&one, "/?id=1&utm=1").await;
-    ask(&one, "/?id=1&utm=2").await;
+    fetch(&one, "/?id=1&utm=1").await;
+    fetch(&one, "/?id=1&utm=2").await;
     assert_eq!(hits(&other, "/?id=1&utm=3").await, None, "it does not know of the path yet");
     assert_eq!(hits(&other, "/?id=1&utm=4").await.as_deref(), Some("/?id=1&utm=2"));
     let by_host = by(Method::GET, "/?id=1&utm=5", &[("host", "other.example")]);

@@ -13,7 +13,7 @@ use tidegate::{
     Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered, ValuePolicy,
 };
 
-use crate::common::ask;
+use crate::common::fetch as ask;
 
 const TTL: Duration = Duration::from_mins(1);
 

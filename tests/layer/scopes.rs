@@ -1,4 +1,4 @@
-//! Caches within caches, without servers: what time bounds, what is served stale, and what asks for itself.
+//! Caches within caches, without servers: what time bounds, what is served stale, and loads that request themselves.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::warnings::{all_warnings, keep_warnings, warnings};
-use crate::common::{ask, cache, read};
+use crate::common::{cache, fetch, read};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
@@ -73,7 +73,7 @@ fn inner(cache: &Cache, counter: &Counter, way: &'static str) -> BoxFuture<'stat
                 let handler = async move || counter.next().to_string();
                 let layer = CacheLayer::with_policy(cache.clone(), lasting(5)).namespace("inner");
                 let app = Router::new().route("/", get(handler)).layer(layer);
-                ask(&app, "/").await.0.parse().unwrap()
+                fetch(&app, "/").await.0.parse().unwrap()
             }
         }
     })
@@ -118,11 +118,11 @@ async fn a_route_lasts_no_longer_than_the_values_it_contains() {
         let app = Router::new()
             .route("/", get(handler))
             .layer(CacheLayer::with_policy(cache, lasting(600)));
-        assert_eq!(ask(&app, "/").await.0, "1");
-        let status = ask(&app, "/").await.1;
+        assert_eq!(fetch(&app, "/").await.0, "1");
+        let status = fetch(&app, "/").await.1;
         assert!(status.contains("hit; ttl=5"), "{status}");
         advance(SECOND * 6).await;
-        assert_eq!(ask(&app, "/").await.0, "2", "{way}");
+        assert_eq!(fetch(&app, "/").await.0, "2", "{way}");
     }
 }
 
@@ -172,7 +172,7 @@ async fn a_value_computed_from_a_stale_value_is_not_stored() {
     assert_eq!(outer().await, Ok(4));
 }
 
-/// A route within a route, whose answers are served stale while they are made anew.
+/// A route within a route, whose responses are served stale while they are recomputed.
 #[tokio::test(start_paused = true)]
 async fn a_response_computed_from_a_stale_response_is_not_stored() {
     let (cache, counter) = (cache(), Counter::default());
@@ -183,17 +183,17 @@ async fn a_response_computed_from_a_stale_response_is_not_stored() {
     let policy = lasting(5).stale_while_revalidate(SECOND * 600);
     let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
     let within = Router::new().route("/", get(number)).layer(layer);
-    let handler = async move || ask(&within, "/").await.0;
+    let handler = async move || fetch(&within, "/").await.0;
     let layer = CacheLayer::with_policy(cache.clone(), lasting(600));
     let app = Router::new().route("/", get(handler)).layer(layer);
-    assert_eq!(ask(&app, "/").await.0, "1");
+    assert_eq!(fetch(&app, "/").await.0, "1");
     advance(SECOND * 6).await;
-    assert_eq!(ask(&app, "/").await.0, "1");
+    assert_eq!(fetch(&app, "/").await.0, "1");
     let stale = Outcome::Stale(StaleReason::Revalidating);
     assert_eq!(cache.counters().outcome(stale), 1);
-    crate::common::eventually("it was made anew", async || counter.0.load(Ordering::SeqCst) == 2)
+    crate::common::eventually("it is recomputed", async || counter.0.load(Ordering::SeqCst) == 2)
         .await;
-    crate::common::eventually("it is shown", async || ask(&app, "/").await.0 == "2").await;
+    crate::common::eventually("it is shown", async || fetch(&app, "/").await.0 == "2").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,15 +216,15 @@ async fn background_work_is_not_part_of_the_scope_that_started_it() {
     let policy = Policy::ttl(SECOND * 600).jitter(0.0).early_refresh(1e9);
     let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
     let within = Router::new().route("/", get(number)).layer(layer);
-    ask(&within, "/").await;
+    fetch(&within, "/").await;
     let handler = async move || {
-        let number = ask(&within, "/").await.0;
+        let number = fetch(&within, "/").await.0;
         renewed.acquire().await.unwrap().forget();
         number
     };
     let layer = CacheLayer::with_policy(cache.clone(), lasting(600));
     let app = Router::new().route("/", get(handler)).layer(layer);
-    let (number, status) = ask(&app, "/").await;
+    let (number, status) = fetch(&app, "/").await;
     assert!(number == "1" && status.contains("stored"), "{number}: {status}");
 }
 
@@ -257,7 +257,7 @@ async fn a_value_that_loads_itself_is_detected_at_once() {
 async fn a_route_that_calls_itself_is_detected_at_once() {
     fn call(app: &Router, uri: &str) -> BoxFuture<'static, String> {
         let (app, uri) = (app.clone(), uri.to_owned());
-        Box::pin(async move { ask(&app, &uri).await.0 })
+        Box::pin(async move { fetch(&app, &uri).await.0 })
     }
     let (cache, counter) = (cache(), Counter::default());
     let whole: Arc<std::sync::OnceLock<Router>> = Arc::default();
@@ -272,7 +272,7 @@ async fn a_route_that_calls_itself_is_detected_at_once() {
     let app = Router::new().route("/", get(handler)).layer(CacheLayer::with_policy(cache, policy));
     whole.set(app.clone()).unwrap();
     let began = Instant::now();
-    assert_eq!(ask(&app, "/").await.0, "(inside)");
+    assert_eq!(fetch(&app, "/").await.0, "(inside)");
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
@@ -287,11 +287,11 @@ async fn a_layer_applied_twice_is_detected_at_once() {
     let layer = CacheLayer::with_policy(cache.clone(), lasting(600).wait(SECOND * 600));
     let app = Router::new().route("/{name}", get(handler)).layer(layer.clone()).layer(layer);
     let began = Instant::now();
-    let first = futures_util::future::join_all((0..100).map(|_| ask(&app, "/a"))).await;
+    let first = futures_util::future::join_all((0..100).map(|_| fetch(&app, "/a"))).await;
     assert!(first.iter().all(|(body, _)| body == "1"));
-    assert_eq!(ask(&app, "/a").await.0, "1");
+    assert_eq!(fetch(&app, "/a").await.0, "1");
     assert_eq!(cache.counters().outcome(Outcome::Hit(tidegate::Tier::Memory)), 100);
-    // A head is asked for by other steps.
+    // A request with HEAD takes other steps.
     let head = axum::http::Request::head("/b").body(axum::body::Body::empty()).unwrap();
     assert!(crate::common::send(&app, head).await.status().is_success());
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -303,7 +303,7 @@ async fn a_loader_that_requests_its_own_key_and_a_layer_applied_twice_are_warned
     const WHY: &str = "requires the same key, directly or in a cycle";
     keep_warnings();
     let (cache, counter) = (cache(), Counter::default());
-    let (key, policy) = (key("asks for itself"), values(600).build().unwrap());
+    let (key, policy) = (key("requests itself"), values(600).build().unwrap());
     let load = async || {
         let again = async || Ok::<_, ()>(counter.next());
         cache.get_or_load(&key, &policy, again).await
@@ -314,7 +314,7 @@ async fn a_loader_that_requests_its_own_key_and_a_layer_applied_twice_are_warned
     // The key of a request has no other name than its hash, which differs from that of every other test.
     let (before, layer) = (warnings(&[WHY]), CacheLayer::with_policy(cache, lasting(600)));
     let app = Router::new().route("/{name}", get(async || "")).layer(layer.clone()).layer(layer);
-    ask(&app, "/applied-twice").await;
+    fetch(&app, "/applied-twice").await;
     assert!(warnings(&[WHY]) > before, "{}", all_warnings());
 }
 
@@ -398,7 +398,7 @@ async fn a_response_computed_from_one_received_outside_its_scope_is_not_stored()
         let layer = CacheLayer::new(cache.clone()).route(path, lasting(60));
         let outer = Router::new().route(path, get(page)).layer(layer);
         for _ in 0..3 {
-            let (_, status) = ask(&outer, path).await;
+            let (_, status) = fetch(&outer, path).await;
             assert!(!status.contains("hit") && !status.contains("stored"), "{path}: {status}");
         }
     }
@@ -433,12 +433,12 @@ async fn an_outer_response_inherits_the_tags_of_an_inner_one_that_bypassed_the_c
             let whole = format!("/{header}{path}");
             let layer = CacheLayer::new(cache.clone()).route(&whole, lasting(60));
             let app = Router::new().route(&whole, get(page)).layer(layer);
-            let (before, _) = ask(&app, &whole).await;
+            let (before, _) = fetch(&app, &whole).await;
             for tag in
                 ["front page", "front"].into_iter().take(if path == "/named" { 2 } else { 1 })
             {
                 cache.invalidate([tag]).await.unwrap();
-                let (after, status) = ask(&app, &whole).await;
+                let (after, status) = fetch(&app, &whole).await;
                 assert_ne!(after, before, "{whole}, {tag}: {status}");
             }
         }

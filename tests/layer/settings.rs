@@ -11,7 +11,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::common;
 use crate::common::warnings::{all_warnings, keep_warnings, notes, warnings};
-use crate::common::{ask, read, send};
+use crate::common::{fetch, read, send};
 
 fn layer() -> CacheLayer {
     CacheLayer::new(common::cache())
@@ -53,22 +53,25 @@ fn validate_refuses_patterns_that_axum_does_not_accept() {
 fn validate_refuses_a_public_policy_that_varies_by_the_client() {
     let by = |header: &str| ttl().public().vary([header]);
     for header in ["Authorization", "cookie", "proxy-authorization"] {
-        let told = fault(layer().route("/a", by(header)));
-        assert!(told.contains("the policy of /a is not used: public says"), "{told}");
-        assert!(told.contains(&header.to_lowercase()) && told.contains("leave one out"), "{told}");
-        assert!(told.contains("Policy::strict"), "{told}");
+        let message = fault(layer().route("/a", by(header)));
+        assert!(message.contains("the policy of /a is not used: public says"), "{message}");
+        assert!(
+            message.contains(&header.to_lowercase()) && message.contains("leave one out"),
+            "{message}"
+        );
+        assert!(message.contains("Policy::strict"), "{message}");
         assert!(fault(layer().default_policy(by(header))).contains("the default policy"));
     }
     // Headers that the service declares itself, before or after.
     let badges = ["X-Badge", "x-acme-*"];
     for header in ["x-badge", "x-acme-pass"] {
         assert!(layer().route("/a", by(header)).validate().is_ok());
-        let told = fault(layer().identity_headers(badges).route("/a", by(header)));
-        assert!(told.contains(header), "{told}");
-        let told = fault(layer().route("/a", by(header)).identity_headers(badges));
-        assert!(told.contains("the policy of /a") && told.contains(header), "{told}");
-        let told = fault(layer().default_policy(by(header)).identity_headers(badges));
-        assert!(told.contains("the default policy") && told.contains(header), "{told}");
+        let message = fault(layer().identity_headers(badges).route("/a", by(header)));
+        assert!(message.contains(header), "{message}");
+        let message = fault(layer().route("/a", by(header)).identity_headers(badges));
+        assert!(message.contains("the policy of /a") && message.contains(header), "{message}");
+        let message = fault(layer().default_policy(by(header)).identity_headers(badges));
+        assert!(message.contains("the default policy") && message.contains(header), "{message}");
     }
     for legal in [
         ttl().strict().public().vary(["accept-language"]),
@@ -88,7 +91,7 @@ async fn a_policy_that_contradicts_a_later_declaration_is_not_used() {
     let policy = ttl().public().vary(["x-badge"]);
     let layer = layer().route("/a", policy).identity_headers(["x-badge"]);
     let app = Router::new().route("/a", get(|| async { "a" })).layer(layer);
-    assert!(ask(&app, "/a").await.1.contains("no-policy"));
+    assert!(fetch(&app, "/a").await.1.contains("no-policy"));
 }
 
 #[test]
@@ -102,8 +105,8 @@ fn validate_refuses_other_settings_of_the_layer_that_make_no_sense() {
         ("two policies", layer().route("/a", ttl()).route("/a", ttl())),
         ("vary has `x y`", layer().default_policy(ttl().vary(["x y"]))),
     ] {
-        let told = fault(layer);
-        assert!(told.contains(expected), "{told}");
+        let message = fault(layer);
+        assert!(message.contains(expected), "{message}");
     }
 }
 
@@ -116,12 +119,12 @@ async fn tags_of_a_default_policy_use_the_parameters_of_each_route() {
         .route("/users", get(|| async { "all users" }))
         .layer(layer.validate().unwrap());
     for user in ["/users/1", "/users/2"] {
-        assert!(ask(&app, user).await.1.contains("stored"));
+        assert!(fetch(&app, user).await.1.contains("stored"));
     }
     cache.invalidate(["users:id=1"]).await.unwrap();
-    assert!(ask(&app, "/users/1").await.1.contains("changed"));
-    assert!(ask(&app, "/users/2").await.1.contains("hit"));
-    assert!(ask(&app, "/users").await.1.contains("no-parameter"));
+    assert!(fetch(&app, "/users/1").await.1.contains("changed"));
+    assert!(fetch(&app, "/users/2").await.1.contains("hit"));
+    assert!(fetch(&app, "/users").await.1.contains("no-parameter"));
 }
 
 const NONE_MATCHED: &str = "none of at least 10000 requests";
@@ -147,17 +150,17 @@ async fn a_pattern_that_no_request_matches_is_warned_about_once() {
         .layer(of_patterns(&["/users/{id}", "/orders/{id}", "/api/psots", "/api/users/{id}/rare"]));
     // The second of these is a hit, and does not count.
     for _ in 0..2 {
-        ask(&app, "/orders/1").await;
+        fetch(&app, "/orders/1").await;
     }
-    ask(&app, "/api/posts").await;
-    ask(&app, "/api/about/us").await;
+    fetch(&app, "/api/posts").await;
+    fetch(&app, "/api/about/us").await;
     for _ in 3..9_999 {
-        ask(&app, "/api/users/1").await;
+        fetch(&app, "/api/users/1").await;
     }
     tokio::time::advance(TEN_MINUTES).await;
     assert_eq!(warnings(&[NONE_MATCHED]), 0, "{}", all_warnings());
     for _ in 0..10 {
-        ask(&app, "/api/users/1").await;
+        fetch(&app, "/api/users/1").await;
     }
     assert_eq!(warnings(&[NONE_MATCHED]), 2, "{}", all_warnings());
     let users = ["pattern=/users/{id} similar=/api/users/{user} ", "prefixes of nested routers"];
@@ -176,15 +179,15 @@ async fn ten_minutes_must_pass_before_a_pattern_is_warned_about() {
         .route("/late", get(|| async { "late" }))
         .layer(of_patterns(&["/a", "/late"]));
     for _ in 0..10_000 {
-        ask(&app, "/api/a").await;
+        fetch(&app, "/api/a").await;
     }
     tokio::time::advance(Duration::from_secs(10 * 60 - 1)).await;
-    ask(&app, "/api/a").await;
+    fetch(&app, "/api/a").await;
     assert_eq!(warnings(&[NONE_MATCHED]) + notes(&[NONE_MATCHED]), 0, "{}", all_warnings());
-    ask(&app, "/late").await;
+    fetch(&app, "/late").await;
     tokio::time::advance(Duration::from_secs(1)).await;
     for _ in 0..3 {
-        ask(&app, "/api/a").await;
+        fetch(&app, "/api/a").await;
     }
     assert_eq!(warnings(&["pattern=/a ", NONE_MATCHED]), 1, "{}", all_warnings());
     assert_eq!(warnings(&[NONE_MATCHED]) + notes(&[NONE_MATCHED]), 1, "{}", all_warnings());
@@ -202,8 +205,8 @@ async fn a_layer_around_a_router_is_warned_about() {
         let request = Request::get("/a").body(Body::empty()).unwrap();
         app.clone().oneshot(request).await.unwrap();
     }
-    let told = ["pattern=/a ", NONE_MATCHED, "no request had a MatchedPath", "Router::layer"];
-    assert_eq!(warnings(&told), 1, "{}", all_warnings());
+    let texts = ["pattern=/a ", NONE_MATCHED, "no request had a MatchedPath", "Router::layer"];
+    assert_eq!(warnings(&texts), 1, "{}", all_warnings());
     let services = ["nest_service", "fallback", "default_policy", "with_policy"];
     assert_eq!(warnings(&services), 1, "{}", all_warnings());
 }
@@ -215,12 +218,12 @@ async fn nothing_is_warned_about_if_each_pattern_has_been_matched() {
         .route("/a", get(|| async { "a" }))
         .route("/b", get(|| async { "b" }))
         .layer(layer().route("/a", ttl()));
-    ask(&app, "/a").await;
+    fetch(&app, "/a").await;
     for _ in 0..10_010 {
-        ask(&app, "/b").await;
+        fetch(&app, "/b").await;
     }
     tokio::time::advance(TEN_MINUTES).await;
-    ask(&app, "/b").await;
+    fetch(&app, "/b").await;
     assert_eq!(warnings(&[NONE_MATCHED]) + notes(&[NONE_MATCHED]), 0, "{}", all_warnings());
 }
 
@@ -251,12 +254,12 @@ async fn zeros_that_have_a_meaning_are_legal() {
         .route("/full", get(|| async { "full" }))
         .route("/none", get(|| async { StatusCode::NOT_FOUND }))
         .layer(layer().default_policy(policy).validate().unwrap());
-    assert!(ask(&app, "/empty").await.1.contains("stored"));
-    assert!(ask(&app, "/empty").await.1.contains("; hit;"));
-    assert!(ask(&app, "/full").await.1.contains("too-large"));
+    assert!(fetch(&app, "/empty").await.1.contains("stored"));
+    assert!(fetch(&app, "/empty").await.1.contains("; hit;"));
+    assert!(fetch(&app, "/full").await.1.contains("too-large"));
     for _ in 0..2 {
-        assert!(ask(&app, "/none").await.1.contains("negative"));
+        assert!(fetch(&app, "/none").await.1.contains("negative"));
     }
-    let told = fault(layer().default_policy(ttl().max_staleness(Duration::ZERO)));
-    assert!(told.contains("with a Listener") && told.contains("without one"), "{told}");
+    let message = fault(layer().default_policy(ttl().max_staleness(Duration::ZERO)));
+    assert!(message.contains("with a Listener") && message.contains("without one"), "{message}");
 }

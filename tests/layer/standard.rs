@@ -1,4 +1,4 @@
-//! RFC 9111 through the layer: the answer's headers decide. Each rule alone is tested beside its code.
+//! RFC 9111 through the layer: the headers of the response decide. Each rule alone is tested beside its code.
 
 use std::time::Duration;
 
@@ -144,13 +144,13 @@ fn varying() -> (Router, Cache) {
     (Router::new().fallback(handler).layer(layer), cache)
 }
 
-/// Asks for each of these values of `a`, all at once; each must get its own.
+/// Requests each of these values of `a`, all at once; each request must get its own.
 async fn each_gets_its_own(app: &Router, values: impl Iterator<Item = usize>) {
-    let asks = values.map(|value| {
+    let requests = values.map(|value| {
         let (app, value) = (app.clone(), value.to_string());
         async move { (body(&app, get(&[("a", &value)])).await, value) }
     });
-    for (got, wanted) in futures_util::future::join_all(asks).await {
+    for (got, wanted) in futures_util::future::join_all(requests).await {
         assert_eq!(got, wanted);
     }
 }
@@ -189,7 +189,7 @@ async fn ranges_are_served_from_the_stored_body() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "0123456789");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
-    let ask = |headers: &[(&str, &str)]| {
+    let fetch = |headers: &[(&str, &str)]| {
         let (app, request) = (app.clone(), get(headers));
         async move {
             let response = send(&app, request).await;
@@ -198,14 +198,14 @@ async fn ranges_are_served_from_the_stored_body() {
             (response.status().as_u16(), range.unwrap_or_default(), read(response).await.0)
         }
     };
-    assert_eq!(ask(&[("range", "bytes=2-4")]).await, (206, "bytes 2-4/10".into(), "234".into()));
-    assert_eq!(ask(&[("range", "bytes=-2")]).await, (206, "bytes 8-9/10".into(), "89".into()));
-    assert_eq!(ask(&[("range", "bytes=10-")]).await, (416, "bytes */10".into(), String::new()));
+    assert_eq!(fetch(&[("range", "bytes=2-4")]).await, (206, "bytes 2-4/10".into(), "234".into()));
+    assert_eq!(fetch(&[("range", "bytes=-2")]).await, (206, "bytes 8-9/10".into(), "89".into()));
+    assert_eq!(fetch(&[("range", "bytes=10-")]).await, (416, "bytes */10".into(), String::new()));
     let whole = (200, String::new(), "0123456789".into());
-    assert_eq!(ask(&[("range", "bytes=0-1,4-5")]).await, whole);
-    assert_eq!(ask(&[("range", "bytes=0-1"), ("if-range", "\"v0\"")]).await, whole);
+    assert_eq!(fetch(&[("range", "bytes=0-1,4-5")]).await, whole);
+    assert_eq!(fetch(&[("range", "bytes=0-1"), ("if-range", "\"v0\"")]).await, whole);
     let same = [("range", "bytes=0-1"), ("if-range", "\"v1\"")];
-    assert_eq!(ask(&same).await, (206, "bytes 0-1/10".into(), "01".into()));
+    assert_eq!(fetch(&same).await, (206, "bytes 0-1/10".into(), "01".into()));
     assert_eq!(origin.runs(), 1);
 }
 

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use tidegate::{Cache, CacheLayer, Event, Memory, Policy};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::common::{ask, send};
+use crate::common::{fetch, send};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -90,7 +90,7 @@ async fn waiters_for_a_streaming_response_proceed_at_its_first_byte() {
 async fn a_fast_body_of_unknown_length_is_shared() {
     for pauses in [&[0][..], &[5000], &[5000, 30, 30, 30], &[0, 90]] {
         let (app, cache, runs) = streaming(pauses, false, "application/json");
-        let all = join_all((0..100).map(|_| ask(&app, "/"))).await;
+        let all = join_all((0..100).map(|_| fetch(&app, "/"))).await;
         assert!(all.iter().all(|(body, _)| *body == "part\n".repeat(pauses.len())));
         assert_eq!(runs.load(Ordering::SeqCst), 1, "{pauses:?}");
         assert_eq!(cache.counters().event(Event::Stored), 1);
@@ -101,10 +101,10 @@ async fn a_fast_body_of_unknown_length_is_shared() {
 #[tokio::test(start_paused = true)]
 async fn a_streaming_body_is_stored_at_its_end() {
     let (app, _, runs) = streaming(&[0, 400, 400], false, "application/x-ndjson");
-    let (first, second) = tokio::join!(ask(&app, "/"), ask(&app, "/"));
+    let (first, second) = tokio::join!(fetch(&app, "/"), fetch(&app, "/"));
     assert_eq!(first.0, second.0);
     assert_eq!(runs.load(Ordering::SeqCst), 2);
-    assert!(ask(&app, "/").await.1.contains("hit"));
+    assert!(fetch(&app, "/").await.1.contains("hit"));
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 

@@ -282,8 +282,8 @@ async fn head_and_range_requests_get_a_stale_response_in_place_of_an_error() {
         body(&app, get(&[])).await;
         advance(61).await;
         let (status, body, said) = fetch(&app, &[]).await;
-        let told = "tidegate; fwd=stale; ttl=-1; detail=\"stale-if-error\"";
-        assert_eq!((status, body.as_str(), said.as_str()), (200, "one", told));
+        let reported = "tidegate; fwd=stale; ttl=-1; detail=\"stale-if-error\"";
+        assert_eq!((status, body.as_str(), said.as_str()), (200, "one", reported));
         assert_eq!(send(&app, by(Method::HEAD, "/", &[])).await.status(), 200);
         let (status, body, _) = fetch(&app, &[("range", "bytes=0-1")]).await;
         assert_eq!((status, body.as_str()), (206, "on"));
@@ -401,11 +401,11 @@ async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
     let shared = full_after_one();
     let cache = Cache::new(Tiered::unguarded(Memory::new(1 << 20), shared));
     let app = origin.behind(CacheLayer::with_policy(cache, Policy::standard()));
-    let anew = [("cache-control", "no-cache")];
+    let reload = [("cache-control", "no-cache")];
     assert_eq!(body(&app, get(&[])).await, "old");
     advance(1).await;
-    assert_eq!(body(&app, get(&anew)).await, "new");
-    send(&app, by(Method::HEAD, "/", &anew)).await;
+    assert_eq!(body(&app, get(&reload)).await, "new");
+    send(&app, by(Method::HEAD, "/", &reload)).await;
     assert_eq!(body(&app, get(&[])).await, "new");
 }
 
@@ -550,9 +550,9 @@ async fn a_renewal_for_an_identified_client_is_computed_for_all() {
         let sent = origin.last();
         assert!(!sent.contains_key("x-api-key") && !sent.contains_key("x-forwarded-user"));
         assert_eq!(sent["accept"], "text/html");
-        // What asks for an identity says nothing about the response to a client with one.
-        let asks = matches!(status, 401 | 403 | 407 | 300..=399);
-        let expected = if asks { "one" } else { "run 3" };
+        // A request for an identity says nothing about the response to a client with one.
+        let wants_identity = matches!(status, 401 | 403 | 407 | 300..=399);
+        let expected = if wants_identity { "one" } else { "run 3" };
         assert_eq!(body(&app, get(&client)).await, expected, "{status} {header:?}");
     }
 }
@@ -607,8 +607,8 @@ async fn a_fresh_response_in_place_of_an_error_is_reported_as_fwd_request() {
     body(&app, get(&[])).await;
     for (seconds, expected) in [(1, "fwd=request; ttl=59"), (60, "fwd=stale; ttl=-1")] {
         advance(seconds).await;
-        let (_, body, told) = fetch(&app, &[("cache-control", "no-cache")]).await;
+        let (_, body, reported) = fetch(&app, &[("cache-control", "no-cache")]).await;
         let expected = format!("tidegate; {expected}; detail=\"stale-if-error\"");
-        assert_eq!((body.as_str(), told), ("one", expected));
+        assert_eq!((body.as_str(), reported), ("one", expected));
     }
 }

@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_secs(60);
 #[derive(Debug, PartialEq)]
 struct Refused(&'static str);
 
-/// A service that is ready when told to, fails at first, and insists on being polled ready.
+/// A service that is ready on demand, fails at first, and insists on being polled ready.
 #[derive(Default)]
 struct Fussy {
     open: Arc<AtomicBool>,
@@ -69,10 +69,10 @@ async fn readiness_errors_and_bodies_are_those_of_the_inner_service() {
     let failed = service.ready().await.unwrap().call(request("/a")).await;
     assert_eq!(failed.unwrap_err(), Refused("not yet"));
     for _ in 0..3 {
-        let answer = service.ready().await.unwrap().call(request("/a")).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "run 2");
+        let response = service.ready().await.unwrap().call(request("/a")).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "run 2");
     }
-    let answer = service.ready().await.unwrap().call(request("/b")).await.unwrap();
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "run 3");
+    let response = service.ready().await.unwrap().call(request("/b")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "run 3");
     assert_eq!(runs.load(Ordering::SeqCst), 3);
 }

@@ -16,7 +16,7 @@ use futures_util::stream::{self, StreamExt};
 use tidegate::{Cache, CacheLayer, Key, Memory, Policy, Record, Uncacheable, ValuePolicy};
 use tokio::time::{Instant, sleep};
 
-use crate::common::{ask, send};
+use crate::common::{fetch, send};
 
 /// So long that a test which waits for it shows it.
 const WAIT: Duration = Duration::from_hours(1);
@@ -45,7 +45,7 @@ fn slow() -> (Router, Arc<AtomicUsize>) {
 async fn burst((app, runs): &(Router, Arc<AtomicUsize>), id: u32) -> (usize, Duration) {
     let (before, began) = (runs.load(Ordering::SeqCst), Instant::now());
     let uri = format!("/{id}");
-    join_all((0..10).map(|_| ask(app, &uri))).await;
+    join_all((0..10).map(|_| fetch(app, &uri))).await;
     (runs.load(Ordering::SeqCst) - before, began.elapsed())
 }
 
@@ -208,7 +208,7 @@ async fn visitors_with_cookies_do_not_wait_on_new_paths_after_many_personal_resp
     }
 }
 
-/// Also without a listener, where policies decide alone, and if the mark is made while a part is computed.
+/// Also without a listener, where policies decide alone, and if the mark is set while a part is computed.
 #[tokio::test]
 async fn a_response_marked_as_uncacheable_is_stored_under_no_policy() {
     fn mark() -> &'static str {
@@ -232,12 +232,12 @@ async fn a_response_marked_as_uncacheable_is_stored_under_no_policy() {
             .layer(CacheLayer::new(cache).default_policy(policy));
         for path in ["/whole", "/part"] {
             for _ in 0..2 {
-                let (body, said) = ask(&app, path).await;
+                let (body, said) = fetch(&app, path).await;
                 assert!(body == "fine" && said.contains("weather"), "{path}: {said}");
             }
         }
-        ask(&app, "/other").await;
-        assert!(ask(&app, "/other").await.1.contains("hit"));
+        fetch(&app, "/other").await;
+        assert!(fetch(&app, "/other").await.1.contains("hit"));
     }
 }
 
@@ -265,8 +265,8 @@ async fn a_response_with_parts_whose_tags_are_incomplete_is_not_stored() {
             };
             let layer = CacheLayer::new(cache).default_policy(policy);
             let app = Router::new().route("/", get(page)).layer(layer);
-            ask(&app, "/").await;
-            let (_, said) = ask(&app, "/").await;
+            fetch(&app, "/").await;
+            let (_, said) = fetch(&app, "/").await;
             assert_eq!(said.contains("hit"), token.is_empty(), "{said}");
             assert!(said.contains(token), "{said}");
         }

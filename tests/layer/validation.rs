@@ -1,4 +1,4 @@
-//! What a 304, an answer to HEAD, or a failure makes of what is stored.
+//! The effect of a 304, a response to HEAD, or a failure on a stored response.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -68,7 +68,7 @@ async fn after_a_304_about_another_response_the_request_is_repeated_without_cond
     let repeated = send(&app, get(&[])).await;
     assert!(!repeated.headers().contains_key("a"), "nothing of it is taken over");
     assert_eq!(read(repeated).await.0, "two");
-    assert!(!origin.all()[2].contains_key("if-none-match"), "it is asked for anew");
+    assert!(!origin.all()[2].contains_key("if-none-match"), "the request is unconditional");
     assert_eq!(body(&app, get(&[])).await, "two");
     assert_eq!((origin.last()["if-none-match"].as_bytes(), origin.runs()), (&b"\"v2\""[..], 4));
 }
@@ -109,16 +109,16 @@ async fn a_304_about_another_response_is_an_error_if_the_request_cannot_be_repea
         });
         let cache = Cache::new(Memory::new(1 << 20));
         let mut service = CacheLayer::with_policy(cache, Policy::standard()).layer(service);
-        let mut ask = async || {
+        let mut fetch = async || {
             let response = service.call(Request::new(Empty::<Bytes>::new())).await.unwrap();
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.unwrap().to_bytes();
             (status, String::from_utf8(body.to_vec()).unwrap())
         };
-        assert_eq!(ask().await, (200, "run 1".to_owned()));
+        assert_eq!(fetch().await, (200, "run 1".to_owned()));
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(ask().await, (expected.0, expected.1.to_owned()), "{control}");
-        assert_eq!(ask().await, (200, "run 3".to_owned()), "{control}: it is no longer stored");
+        assert_eq!(fetch().await, (expected.0, expected.1.to_owned()), "{control}");
+        assert_eq!(fetch().await, (200, "run 3".to_owned()), "{control}: it is no longer stored");
     }
 }
 
@@ -185,7 +185,7 @@ async fn a_head_request_that_finds_a_stale_response_causes_a_full_renewal() {
         assert_eq!(body(&app, get(&[])).await, "run 1");
         tokio::time::advance(Duration::from_secs(61)).await;
         send(&app, by(Method::HEAD, "/", &[])).await;
-        eventually("it is made anew", async || origin.runs() == 2).await;
+        eventually("it is recomputed", async || origin.runs() == 2).await;
         assert_eq!(body(&app, get(&[])).await, "run 2", "and not empty");
     }
 }
@@ -281,8 +281,8 @@ async fn only_if_cached_gets_a_504_without_running_the_handler_if_the_request_by
         ] {
             let origin = Origin::default();
             let app = origin.router(policy.clone());
-            let asked = [who, ("cache-control", "only-if-cached")];
-            let response = send(&app, get(&asked)).await;
+            let headers = [who, ("cache-control", "only-if-cached")];
+            let response = send(&app, get(&headers)).await;
             assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT, "{who:?} {policy:?}");
             assert_eq!(origin.runs(), 0);
         }
@@ -352,7 +352,7 @@ fn headless(origin: &Origin, policy: Policy) -> Router {
     let origin = origin.clone();
     let service = service_fn(move |request: Request<Body>| {
         let is_head = request.method() == Method::HEAD;
-        let run = origin.asks(request);
+        let run = origin.receives(request);
         let text = if is_head { String::new() } else { format!("run {run}") };
         let parts = [Bytes::new(), text.into()].map(Ok::<_, Infallible>);
         let response = Response::builder().header(STALE.0, STALE.1);

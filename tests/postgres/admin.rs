@@ -1,8 +1,8 @@
-//! The page for operators, and what it is made of.
+//! The page for operators, and its data.
 
 use crate::common::admin::{change, greeting, json, policy};
 use crate::common::followed::followed;
-use crate::common::{ask, eventually, read, send};
+use crate::common::{eventually, fetch, read, send};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -47,7 +47,7 @@ impl Shop {
     async fn learns(&self, uris: &[&str]) {
         for uri in uris {
             let known = async || {
-                ask(&self.app, uri).await;
+                fetch(&self.app, uri).await;
                 let status = json(&self.app, "/admin/api/status").await;
                 let routes = status["routes"].as_array().unwrap();
                 let first = uri.split('/').nth(1).unwrap();
@@ -63,8 +63,8 @@ impl Shop {
     }
 
     async fn explain(&self, url: &str, headers: &str) -> Value {
-        let asked = json!({ "url": url, "headers": headers });
-        let response = change(&self.app, "/admin/api/explain", &[INTENT], &asked).await;
+        let request = json!({ "url": url, "headers": headers });
+        let response = change(&self.app, "/admin/api/explain", &[INTENT], &request).await;
         assert_eq!(response.status(), StatusCode::OK, "{url}");
         serde_json::from_str(&read(response).await.0).unwrap()
     }
@@ -93,10 +93,10 @@ async fn text(app: &Router, uri: &str) -> String {
 #[tokio::test]
 async fn route_statistics_are_counted_only_once_the_admin_page_exists() {
     let (app, layer) = greeting(policy());
-    ask(&app, "/hello").await;
+    fetch(&app, "/hello").await;
     let page = Admin::new(&layer).unprotected();
     for _ in 0..3 {
-        ask(&app, "/hello").await;
+        fetch(&app, "/hello").await;
     }
     let status = json(&page, "/api/status").await;
     let route = &status["routes"][0];
@@ -119,7 +119,7 @@ async fn explain_predicts_the_outcome_of_a_request_and_changes_nothing() {
     assert_eq!(before["route"], "/products/{id}");
     assert_eq!(before["tags"][0]["name"], "products:id=7");
     assert_eq!(before["servers"][0]["name"], "primary");
-    ask(&shop.app, "/products/7").await;
+    fetch(&shop.app, "/products/7").await;
     let hit = shop.explain("/products/7", "").await;
     assert_eq!((&hit["result"], &hit["reason"]), (&json!("hit"), &json!("memory")));
     assert_eq!(hit["key"], before["key"]);
@@ -136,8 +136,8 @@ async fn explain_predicts_the_outcome_of_a_request_and_changes_nothing() {
     let changed = shop.explain("/products/7", "").await;
     let lacking = changed["tags"].as_array().unwrap().iter().filter(|tag| tag["holds"] == false);
     assert_eq!(lacking.map(|tag| &tag["name"]).collect::<Vec<_>>(), ["products:id=7"]);
-    let (body, status) = ask(&shop.app, "/products/7").await;
-    assert!(body == "y" && status.contains("changed"), "it was not made anew before: {status}");
+    let (body, status) = fetch(&shop.app, "/products/7").await;
+    assert!(body == "y" && status.contains("changed"), "it was not recomputed before: {status}");
 }
 
 #[tokio::test]
@@ -148,26 +148,22 @@ async fn explain_names_the_reason_for_a_bypass_and_keys_by_host() {
     assert_eq!(reason("/products", "Cache-Control: no-store").await, "no-store");
     assert_eq!(reason("/plain/1", "").await, "no-policy");
     assert!(shop.explain("/plain/1", "").await["route"].is_null());
-    ask(&shop.app, "/plain/1").await;
-    assert_eq!(
-        shop.explain("/plain/1", "").await["route"],
-        "/plain/{id}",
-        "known once it was asked for"
-    );
-    // Hosts tell answers apart, however the URL says which.
+    fetch(&shop.app, "/plain/1").await;
+    assert_eq!(shop.explain("/plain/1", "").await["route"], "/plain/{id}", "known after a request");
+    // Responses are keyed by host, wherever the URL names it.
     let host =
         Request::get("/products").header("host", "shop.example").body(Body::empty()).unwrap();
     send(&shop.app, host).await;
     assert_eq!(reason("/products", "").await, "absent");
     assert_eq!(reason("/products", "Host: shop.example").await, "memory");
     assert_eq!(reason("http://shop.example/products", "").await, "memory");
-    let asked = json!({ "url": "/products", "headers": "Host: shop.example" });
+    let request = json!({ "url": "/products", "headers": "Host: shop.example" });
     let with = [INTENT, ("accept", "text/plain")];
-    let told = read(change(&shop.app, "/admin/api/explain", &with, &asked).await).await.0;
-    assert!(told.starts_with("/products: hit (memory)\n  served from the cache"), "{told}");
+    let shown = read(change(&shop.app, "/admin/api/explain", &with, &request).await).await.0;
+    assert!(shown.starts_with("/products: hit (memory)\n  served from the cache"), "{shown}");
     for (url, headers) in [("products", ""), ("/", "x"), ("", ""), ("http://", "")] {
-        let asked = json!({ "url": url, "headers": headers });
-        let response = change(&shop.app, "/admin/api/explain", &[INTENT], &asked).await;
+        let request = json!({ "url": url, "headers": headers });
+        let response = change(&shop.app, "/admin/api/explain", &[INTENT], &request).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{url} with {headers}");
     }
 }
@@ -175,7 +171,7 @@ async fn explain_names_the_reason_for_a_bypass_and_keys_by_host() {
 #[tokio::test]
 async fn an_invalidated_tag_is_listed_as_a_change_without_its_value() {
     let shop = Shop::new().await;
-    ask(&shop.app, "/products/7").await;
+    fetch(&shop.app, "/products/7").await;
     let post = async |body: Value| {
         change(&shop.app, "/admin/api/invalidate", &[("tidegate-admin", "1")], &body).await.status()
     };
@@ -195,8 +191,8 @@ async fn suggest_recommends_policies_and_tables_to_track() {
     let shop = Shop::new().await;
     shop.learns(&["/plain/1", "/notes"]).await;
     for round in 0..30 {
-        ask(&shop.app, &format!("/plain/{}", round % 3)).await;
-        ask(&shop.app, "/notes").await;
+        fetch(&shop.app, &format!("/plain/{}", round % 3)).await;
+        fetch(&shop.app, "/notes").await;
     }
     let advice = async |pattern: &str| {
         let all = json(&shop.app, "/admin/api/suggest").await;
@@ -219,16 +215,16 @@ async fn suggest_recommends_policies_and_tables_to_track() {
     let of = |pattern: &str| routes.iter().find(|route| route["pattern"] == pattern).unwrap();
     assert!(of("/notes")["untracked"]["notes"].as_u64() >= Some(30), "{status}");
     assert!(of("/plain/{id}")["tables"]["products"].as_u64() >= Some(30), "{status}");
-    // Each text is told with how often its arguments came again.
+    // Each text is shown with how often its arguments came again.
     let all = json(&shop.app, "/admin/api/suggest").await;
     let texts = all["statements"].as_array().unwrap();
     let by_id = texts.iter().find(|one| one["sql"].as_str().unwrap().contains("$1")).unwrap();
     let (times, repeated) = (by_id["times"].as_f64().unwrap(), by_id["repeated"].as_f64().unwrap());
     assert!(times >= 30.0 && (repeated - (times - 3.0) / times).abs() < 1e-9, "{by_id}");
-    let told = text(&shop.app, "/admin/api/suggest").await;
+    let shown = text(&shop.app, "/admin/api/suggest").await;
     assert!(
-        told.contains(&format!("of {sample} requests would have been served from the cache")),
-        "{told}"
+        shown.contains(&format!("of {sample} requests would have been served from the cache")),
+        "{shown}"
     );
 }
 
@@ -236,13 +232,13 @@ async fn suggest_recommends_policies_and_tables_to_track() {
 async fn the_expected_hit_ratio_accounts_for_changes() {
     let shop = Shop::new().await;
     shop.learns(&["/plain/9"]).await;
-    // Each read after a write that this node knows of: an answer that was stored before has fallen.
+    // Each read after a write that this node knows of: a response that was stored before is invalid.
     for round in 0..20 {
-        ask(&shop.app, "/plain/1").await;
-        ask(&shop.app, "/products/1").await;
+        fetch(&shop.app, "/plain/1").await;
+        fetch(&shop.app, "/products/1").await;
         let write = format!("update products set name = 'v{round}' where id = 1");
         shop.server.psql(&write).await.unwrap();
-        let fresh = async || ask(&shop.app, "/products/1").await.0 == format!("v{round}");
+        let fresh = async || fetch(&shop.app, "/products/1").await.0 == format!("v{round}");
         eventually("the write is seen", fresh).await;
     }
     let all = json(&shop.app, "/admin/api/suggest").await;
@@ -278,16 +274,16 @@ async fn suggest_names_columns_that_statements_compare_but_changes_do_not_record
         routes.next().unwrap_or_default()["columns"][0].clone()
     };
     let known = async || {
-        ask(&app, "/plain/a").await;
+        fetch(&app, "/plain/a").await;
         !advice("/plain/{name}").await.is_null()
     };
     eventually("the statement is analysed", known).await;
     for round in 0..20 {
-        ask(&app, "/cached/a").await;
-        ask(&app, "/plain/a").await;
+        fetch(&app, "/cached/a").await;
+        fetch(&app, "/plain/a").await;
         let write = format!("update products set price = {round} + 2 where name = 'b'");
         server.psql(&write).await.unwrap();
-        let seen = async || ask(&app, "/cached/a").await.1.contains("changed");
+        let seen = async || fetch(&app, "/cached/a").await.1.contains("changed");
         eventually("the write is seen", seen).await;
     }
     for pattern in ["/cached/{name}", "/plain/{name}"] {
@@ -297,15 +293,15 @@ async fn suggest_names_columns_that_statements_compare_but_changes_do_not_record
         let most = columns["hit_ratio_at_most"].as_f64().unwrap();
         assert!(most > 0.9 && most <= 1.0, "{pattern}: {columns}");
     }
-    let told = text(&app, "/admin/api/suggest").await;
-    assert!(told.contains("tidegate install products:id,name"), "{told}");
+    let shown = text(&app, "/admin/api/suggest").await;
+    assert!(shown.contains("tidegate install products:id,name"), "{shown}");
     // Once changes are recorded by the column, there is nothing to suggest.
     let mut conn = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     Triggers::new().columns("products", &["id", "name"]).install(&mut conn).await.unwrap();
     let status = async || {
-        ask(&app, "/cached/b").await;
+        fetch(&app, "/cached/b").await;
         server.psql("update products set price = price + 1 where name = 'a'").await.unwrap();
-        ask(&app, "/cached/b").await.1.contains("hit")
+        fetch(&app, "/cached/b").await.1.contains("hit")
     };
     eventually("changes of other rows leave the response", status).await;
 }

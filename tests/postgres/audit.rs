@@ -1,10 +1,10 @@
-//! Answers that are compared with what the handler gives.
+//! Stored responses that are compared with those of the handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, eventually, send};
+use crate::common::{eventually, fetch, send};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode};
@@ -21,7 +21,7 @@ fn policy() -> Policy {
     Policy::ttl(TTL).early_refresh(0.0)
 }
 
-/// A handler that tells what a number outside of any database is; how often it ran.
+/// A handler that returns a number outside of any database, and how often it ran.
 struct Outside {
     app: Router,
     cache: Cache,
@@ -55,18 +55,18 @@ impl Outside {
 #[tokio::test]
 async fn an_audit_detects_a_hit_that_differs_from_the_handlers_response() {
     let outside = outside(policy().audit(1.0));
-    ask(&outside.app, "/number").await;
+    fetch(&outside.app, "/number").await;
     assert_eq!(outside.audited(), (0, 0), "a miss is fresh");
-    ask(&outside.app, "/number").await;
+    fetch(&outside.app, "/number").await;
     eventually("it is compared", async || outside.audited() == (1, 0)).await;
     outside.number.store(8, Ordering::SeqCst);
-    let (body, status) = ask(&outside.app, "/number").await;
+    let (body, status) = fetch(&outside.app, "/number").await;
     assert!(body == "the number is 7" && status.contains("; hit; "), "{status}");
     eventually("it is found out", async || outside.audited() == (2, 1)).await;
     // Of the same length, or longer, or with another status.
     for number in [17, 9] {
         outside.number.store(number, Ordering::SeqCst);
-        ask(&outside.app, "/number").await;
+        fetch(&outside.app, "/number").await;
     }
     eventually("so are these", async || outside.audited() == (4, 3)).await;
     assert_eq!(outside.runs.load(Ordering::SeqCst), 5);
@@ -77,7 +77,7 @@ async fn the_configured_share_of_hits_is_audited() {
     for (share, few, many) in [(0.0, 0, 0), (0.2, 20, 400)] {
         let outside = outside(policy().audit(share));
         for _ in 0..1001 {
-            ask(&outside.app, "/number").await;
+            fetch(&outside.app, "/number").await;
         }
         let runs = || u64::from(outside.runs.load(Ordering::SeqCst)) - 1;
         let through = async || runs() >= few && outside.audited().0 == runs();
@@ -90,13 +90,13 @@ async fn the_configured_share_of_hits_is_audited() {
 #[tokio::test]
 async fn a_shadow_route_serves_the_handlers_response_and_audits_the_entry() {
     let outside = outside(policy().shadow());
-    let (_, status) = ask(&outside.app, "/number").await;
+    let (_, status) = fetch(&outside.app, "/number").await;
     assert!(status.contains("stored"), "{status}");
-    let (_, status) = ask(&outside.app, "/number").await;
+    let (_, status) = fetch(&outside.app, "/number").await;
     assert_eq!(status, "tidegate; fwd=bypass; detail=\"shadow\"");
     assert_eq!(outside.audited(), (1, 0));
     outside.number.store(8, Ordering::SeqCst);
-    assert_eq!(ask(&outside.app, "/number").await.0, "the number is 8", "fresh in any case");
+    assert_eq!(fetch(&outside.app, "/number").await.0, "the number is 8", "fresh in any case");
     eventually("it would have been wrong", async || outside.audited() == (2, 1)).await;
     assert_eq!(outside.cache.counters().event(Event::Stored), 1);
     // What can't be compared is passed on as it is.
@@ -154,16 +154,16 @@ async fn a_change_between_a_hit_and_its_audit_is_not_a_divergence() {
     let app = Router::new().route("/{id}", get(read)).route("/diverging/{id}", get(diverging));
     let app = app.layer(layer).with_state(db.clone());
     for n in 1..=100 {
-        ask(&app, "/1").await;
+        fetch(&app, "/1").await;
         let write = sqlx::query("update t set n = $1").bind(n).execute(&mut conn);
-        // Hits of just before and just after the write, which is not heard of yet.
-        let (written, ..) = tokio::join!(write, ask(&app, "/1"), ask(&app, "/1"));
+        // Hits of just before and just after the write, which the node does not know yet.
+        let (written, ..) = tokio::join!(write, fetch(&app, "/1"), fetch(&app, "/1"));
         written.unwrap();
-        ask(&app, "/1").await;
+        fetch(&app, "/1").await;
     }
     // On a busy machine each may have met with a write. What follows does not.
     eventually("one is compared", async || {
-        ask(&app, "/1").await;
+        fetch(&app, "/1").await;
         cache.audits().get("/{id}").is_some_and(|audited| audited.compared > 0)
     })
     .await;
@@ -172,9 +172,9 @@ async fn a_change_between_a_hit_and_its_audit_is_not_a_divergence() {
     eventually("no handler runs", async || running.load(Ordering::SeqCst) == 0).await;
     // A difference is judged after the log was read once more, so those found earlier are judged before these.
     for n in 1..=2 {
-        eventually("a hit", async || ask(&app, "/diverging/1").await.1.contains("hit")).await;
+        eventually("a hit", async || fetch(&app, "/diverging/1").await.1.contains("hit")).await;
         suffix.fetch_add(1, Ordering::SeqCst);
-        ask(&app, "/diverging/1").await;
+        fetch(&app, "/diverging/1").await;
         eventually("the difference is judged", async || {
             let diverging = cache.audits().get("/diverging/{id}").cloned();
             diverging.is_some_and(|audited| audited.divergent >= n)

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use sqlx::Connection;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy};
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{TTL, connect, options, primary};
 
 /// How many handlers run, and how many ran at once at most.
@@ -24,7 +24,7 @@ async fn slow(State(Load(load)): State<Load>) -> &'static str {
     load[1].fetch_max(running, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(10)).await;
     load[0].fetch_sub(1, Ordering::SeqCst);
-    "made"
+    "computed"
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,10 +37,10 @@ async fn no_more_fills_run_at_once_than_the_limit_for_any_number_of_requests() {
         .layer(CacheLayer::new(cache).route("/{key}", Policy::ttl(TTL).fills(LIMIT)))
         .with_state(load.clone());
     let uris: Vec<String> = (0..1000).map(|key| format!("/{key}")).collect();
-    let answers = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
-    assert!(answers.iter().all(|(body, _)| body == "made"));
+    let responses = join_all(uris.iter().map(|uri| fetch(&app, uri))).await;
+    assert!(responses.iter().all(|(body, _)| body == "computed"));
     assert_eq!(load.0[1].load(Ordering::SeqCst), LIMIT);
-    let again = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+    let again = join_all(uris.iter().map(|uri| fetch(&app, uri))).await;
     assert!(again.iter().all(|(_, status)| status.contains("hit")));
 }
 
@@ -51,7 +51,7 @@ async fn query(
     load[1].fetch_max(running, Ordering::SeqCst);
     let read = sqlx::query("select 1 from gate").execute(db.reader()).await;
     load[0].fetch_sub(1, Ordering::SeqCst);
-    read.map(|_| "made").map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+    read.map(|_| "computed").map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// Many requests at once, which wait for a permit for as long as it takes. Reads wait at a locked table until `limit`
@@ -76,7 +76,7 @@ async fn cold_start(
     let mut gate = locker.begin().await.unwrap();
     sqlx::query("lock table gate").execute(&mut *gate).await.unwrap();
     let uris: Vec<String> = (0..400).map(|key| format!("/{key}")).collect();
-    let asked = join_all(uris.iter().map(|uri| ask(&app, uri)));
+    let requests = join_all(uris.iter().map(|uri| fetch(&app, uri)));
     let open = async {
         let waiting = "select count(*) from pg_locks where not granted";
         eventually("ten reads hold the connections", async || {
@@ -87,8 +87,8 @@ async fn cold_start(
         tokio::time::sleep(hold).await;
         gate.commit().await.unwrap();
     };
-    let (answers, ()) = tokio::join!(asked, open);
-    let failed = answers.iter().filter(|(body, _)| body != "made").count();
+    let (responses, ()) = tokio::join!(requests, open);
+    let failed = responses.iter().filter(|(body, _)| body != "computed").count();
     (failed, load.0[1].load(Ordering::SeqCst))
 }
 

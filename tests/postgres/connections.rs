@@ -266,8 +266,8 @@ async fn cached_queries_of_users_that_only_the_credentials_name_share_nothing() 
 async fn unavailable_credentials_are_not_requested_by_each_read() {
     let server = primary(&[]).await;
     with_password(&server).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
     let db = DatabaseOptions::new(app(&server))
         .max_lifetime(Duration::from_millis(1))
         .credentials(move |options| {
@@ -289,7 +289,7 @@ async fn unavailable_credentials_are_not_requested_by_each_read() {
     let reads = join_all((0..10).map(|_| name(&db))).await;
     assert!(reads.iter().all(Result::is_err), "{reads:?}");
     // The tasks that keep the credentials of the pool and the listener current, and one for the rejected connections.
-    assert!(asked.load(Ordering::SeqCst) <= 5, "{asked:?}");
+    assert!(requests.load(Ordering::SeqCst) <= 5, "{requests:?}");
 }
 
 #[tokio::test]

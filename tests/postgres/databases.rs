@@ -43,7 +43,7 @@ async fn a_write_through_another_database_is_seen_by_cached_reads() {
     let listener = Listener::spawn(&db, &cache).await.unwrap();
     assert_eq!(cached(&db, &cache).await, "ada");
     assert_eq!(counted(&cache), (1, 0));
-    // From here on, nobody tells the cache of a change.
+    // From here on, no change reaches the cache.
     listener.stop();
     rename(&other, "eve").await;
     assert_eq!(cached(&db, &cache).await, "eve", "in no scope");
@@ -171,11 +171,11 @@ async fn an_invalidation_on_a_hung_primary_fails_and_releases_its_connection() {
     let db = DatabaseOptions::new(url).connections(1).connect().await.unwrap();
     db.invalidate(["a"]).await.unwrap();
     eventually("its connection is back", async || db.primary().num_idle() == 1).await;
-    // The connections of now never hear from the server again; others do.
+    // The current connections never receive anything again; new ones do.
     proxy.strand();
     let error = tokio::time::timeout(Duration::from_mins(1), db.invalidate(["b"])).await;
     error.expect("it has an end").unwrap_err();
     eventually("its connection is back", async || db.invalidate(["c"]).await.is_ok()).await;
-    let told = "select count(*) from tidegate.log where tags @> '{c}'";
-    assert_ne!(server.psql(told).await.unwrap(), "0");
+    let logged = "select count(*) from tidegate.log where tags @> '{c}'";
+    assert_ne!(server.psql(logged).await.unwrap(), "0");
 }

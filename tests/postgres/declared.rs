@@ -13,7 +13,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 use tokio::sync::Mutex;
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{TTL, connect, options, primary, proxy};
 
 const NAME: &str = "select name from users where id = $1";
@@ -64,11 +64,11 @@ async fn a_response_depends_on_the_rows_of_a_declared_read() {
     let db = options(&server).connect().await.unwrap();
     let (_cache, app) = service(&db, connect(&server).await).await;
     for id in ["/users/1", "/users/2"] {
-        eventually(id, async || ask(&app, id).await.1.contains("hit")).await;
+        eventually(id, async || fetch(&app, id).await.1.contains("hit")).await;
     }
     server.psql("update users set name = 'eve' where id = 1").await.unwrap();
-    eventually("the new name", async || ask(&app, "/users/1").await.0 == "eve").await;
-    let (body, status) = ask(&app, "/users/2").await;
+    eventually("the new name", async || fetch(&app, "/users/1").await.0 == "eve").await;
+    let (body, status) = fetch(&app, "/users/2").await;
     assert!(body == "bob" && status.contains("hit"), "{body} {status}");
 }
 
@@ -193,7 +193,7 @@ async fn a_declared_read_that_does_not_end_is_not_stored() {
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state((db, other));
-    let status = ask(&app, "/").await.1;
+    let status = fetch(&app, "/").await.1;
     assert!(status.contains("read-failed"), "{status}");
 }
 
@@ -214,7 +214,7 @@ async fn a_response_that_is_complete_before_its_declared_read_ends_is_not_stored
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state((db, other, open));
-    let status = ask(&app, "/").await.1;
+    let status = fetch(&app, "/").await.1;
     assert!(status.contains("read-failed"), "{status}");
 }
 
@@ -236,7 +236,7 @@ async fn a_read_that_could_not_be_declared_is_not_stored() {
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state((db, Arc::new(Mutex::new(other))));
-    let status = ask(&app, "/").await.1;
+    let status = fetch(&app, "/").await.1;
     assert!(status.contains("unnoted-reads"), "{status}");
 }
 
@@ -280,7 +280,7 @@ async fn a_declared_read_of_an_untracked_table_is_not_stored() {
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state((db, other));
-    let status = ask(&app, "/").await.1;
+    let status = fetch(&app, "/").await.1;
     assert!(status.contains("untracked-table"), "{status}");
 }
 
@@ -364,7 +364,7 @@ async fn a_declared_read_outside_any_scope_counts_until_it_ends() {
     };
     assert_eq!(ended.await, "ada");
     assert_eq!(cache.counters().event(tidegate::Event::StrayRead), 1);
-    let status = ask(&app, "/users/1").await.1;
+    let status = fetch(&app, "/users/1").await.1;
     assert!(status.contains("stored"), "{status}");
 }
 

@@ -147,7 +147,7 @@ async fn an_error_that_the_primary_would_repeat_is_not_retried_there() {
     assert_eq!(sent(), before + 1, "once, where the primary might know better");
 }
 
-/// The primary can't be asked, so what the replica says is all there is.
+/// The primary can't be reached, so the error of the replica is all there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_primary_the_error_of_the_replica_is_returned() {
     let mut primary = primary(&[]).await;
@@ -313,7 +313,7 @@ async fn counted(server: &Postgres) -> (String, Arc<AtomicUsize>) {
 async fn a_read_of_one_row_costs_one_round_trip_and_the_pools_ping() {
     let primary = primary(&[]).await;
     let (url, count) = counted(&primary).await;
-    // No other connection than the pool's one is in use after the start, but for the monitor's, that asks each second.
+    // No other connection than the pool's one is in use after the start, but for the monitor's, which queries each second.
     let options = DatabaseOptions::new(url).connections(1).max_lag(Duration::from_mins(10));
     let db = options.connect().await.unwrap();
     let read = async || {
@@ -329,6 +329,6 @@ async fn a_read_of_one_row_costs_one_round_trip_and_the_pools_ping() {
         eventually("the connection is idle", idle).await;
     }
     let sent = count.load(Ordering::Relaxed) - before;
-    // The monitor asks a few times.
+    // The monitor sends a few queries.
     assert!((200..220).contains(&sent), "{sent}");
 }

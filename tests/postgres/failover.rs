@@ -320,7 +320,7 @@ async fn a_policy_may_serve_entries_from_before_a_failover_while_they_are_recomp
     pair.fail_over().await;
     let (body, status) = pair.node.get("/users/1").await;
     assert!(body == "ada" && status.contains("stale-after-failover"), "{status}");
-    eventually("it was made anew", async || {
+    eventually("it is recomputed", async || {
         pair.node.get("/users/1").await.1.contains("\"memory\"")
     })
     .await;
@@ -341,7 +341,7 @@ async fn an_entry_changed_before_a_failover_is_not_served_after_it() {
     pair.fail_over().await;
     let (body, status) = pair.node.get("/users/1").await;
     assert!(body == "eve" && status.contains("old-epoch"), "{body}: {status}");
-    // Of the new epoch, so that only news of the change ends it.
+    // Of the new epoch, so that only the change itself ends it.
     eventually("a hit that is not stale", async || {
         let (_, status) = pair.node.get("/users").await;
         status.contains("hit") && !status.contains("stale")

@@ -14,7 +14,7 @@ use tidegate::{
 };
 use tidegate_testing::Postgres;
 
-use super::common::{self, ask, eventually, send};
+use super::common::{self, eventually, fetch, send};
 use super::world::{TTL, connect, options, primary, proxy};
 
 const ORDERS: &str = "create table orders (id serial, item text);
@@ -133,7 +133,7 @@ async fn a_function_that_writes_on_the_primary_counts_as_a_write() {
     }
 }
 
-/// Nothing refuses the call or shows that it writes, and the node does not hear of the order.
+/// Nothing refuses the call or shows that it writes, and the node does not learn of the order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_after_a_function_that_may_write_sees_its_write() {
     let primary = shop().await;
@@ -143,7 +143,7 @@ async fn a_lookup_after_a_function_that_may_write_sees_its_write() {
     let db = options(&primary).listen_url(listen).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));
     Listener::spawn(&db, &cache).await.unwrap();
-    // What a lookup waits for in vain while the node hears of nothing.
+    // What a lookup waits for in vain while the node receives nothing.
     let policy = ValuePolicy::ttl(TTL).early_refresh(0.0).max_staleness(Duration::from_secs(2));
     let cached = db.cached(&cache, policy.build().unwrap());
     let count = async || {
@@ -252,10 +252,10 @@ async fn a_volatile_read_under_a_policy_is_served_by_a_replica() {
     let (line, url) = proxy(&primary).await;
     let (_db, app) = behind_a_policy(url, &replica).await;
     let port = replica.port().to_string();
-    eventually("the replica serves it", async || ask(&app, "/port").await.0 == port).await;
+    eventually("the replica serves it", async || fetch(&app, "/port").await.0 == port).await;
     line.cut();
     for _ in 0..3 {
-        assert_eq!(ask(&app, "/port").await.0, port, "while the primary is down");
+        assert_eq!(fetch(&app, "/port").await.0, port, "while the primary is down");
     }
 }
 
@@ -265,7 +265,7 @@ async fn a_function_called_under_a_policy_writes_once_and_its_write_is_seen() {
     let replica = primary.standby().await.unwrap();
     let (_db, app) = behind_a_policy(primary.url(), &replica).await;
     for round in 1..=3 {
-        assert_eq!(ask(&app, "/order").await.0, "1");
+        assert_eq!(fetch(&app, "/order").await.0, "1");
         assert_eq!(orders(&primary).await, round.to_string());
     }
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tidegate::{Cache, Cached, Database, Key, ValuePolicy};
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{Node, TTL, primary};
 
 #[derive(Clone)]
@@ -64,7 +64,7 @@ async fn a_handler_can_combine_cached_queries_values_and_batches() {
     let queries = node.db.cached(&node.cache, ValuePolicy::ttl(TTL).build().unwrap());
     let app = App { db: node.db.clone(), cache: node.cache.clone(), queries, policy };
     let app = Router::new().route("/{id}", get(page)).with_state(app);
-    assert_eq!(ask(&app, "/1").await.0, "ada: 2 of 2");
+    assert_eq!(fetch(&app, "/1").await.0, "ada: 2 of 2");
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
-    eventually("the change", async || ask(&app, "/1").await.0 == "eve: 2 of 2").await;
+    eventually("the change", async || fetch(&app, "/1").await.0 == "eve: 2 of 2").await;
 }

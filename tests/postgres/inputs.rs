@@ -1,11 +1,11 @@
-//! What is set up wrong is told at once, with the mend, and without the password.
+//! Wrong settings are reported at once, with the fix and without the password.
 
 use std::time::Duration;
 
 use tidegate::{Database, DatabaseError, DatabaseOptions, Listener, Triggers};
 use tidegate_testing::Postgres;
 
-use super::common::{cache, told};
+use super::common::{cache, with_causes};
 use super::world::{connect, options, primary};
 
 async fn refused(options: DatabaseOptions, mend: &str) {
@@ -25,14 +25,14 @@ async fn a_server_of_the_wrong_role_or_cluster_is_refused() {
     refused(DatabaseOptions::new("postgres://postgres@127.0.0.1:1/postgres"), "127.0.0.1:1").await;
 }
 
-/// Its connection is accepted, by the system, and nobody answers.
+/// Its connection is accepted, by the system, and nobody replies.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_responds_is_reported_and_does_not_block_the_start_forever() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", silent.local_addr().unwrap());
     let connect = DatabaseOptions::new(url).connect();
     let outcome = tokio::time::timeout(Duration::from_mins(10), connect).await;
-    let error = told(&outcome.expect("a limit").unwrap_err());
+    let error = with_causes(&outcome.expect("a limit").unwrap_err());
     assert!(error.contains("127.0.0.1") && error.contains("no response within"), "{error}");
 }
 
@@ -42,9 +42,9 @@ async fn errors_about_invalid_urls_do_not_show_the_password() {
         ["postgres://u:wr0ng@", "mysql://u:wr0ng@h/d", "wr0ng", "postgres://u:wr0ng@h:port/d"]
     {
         let error = DatabaseOptions::new(url).connect().await.unwrap_err();
-        let told = format!("{} {error:?}", told(&error));
-        assert!(matches!(error, DatabaseError::Url(_)), "{told}");
-        assert!(url == "wr0ng" || !told.contains("wr0ng"), "{told}");
+        let message = format!("{} {error:?}", with_causes(&error));
+        assert!(matches!(error, DatabaseError::Url(_)), "{message}");
+        assert!(url == "wr0ng" || !message.contains("wr0ng"), "{message}");
     }
     let primary = primary(&[]).await;
     let url = primary.url().replace("postgres@", "postgres:wr0ng@");

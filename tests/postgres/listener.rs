@@ -46,7 +46,7 @@ async fn a_node_whose_listener_is_cut_off_distrusts_its_entries_until_it_catches
     survives(&primary, &node, async || line.heal().await.unwrap()).await;
 }
 
-/// No error tells of this one.
+/// No error reports this one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_listener_hangs_distrusts_its_entries_until_it_catches_up() {
     let (primary, line, node) = followed().await;
@@ -54,7 +54,7 @@ async fn a_node_whose_listener_hangs_distrusts_its_entries_until_it_catches_up()
     survives(&primary, &node, async || line.heal().await.unwrap()).await;
 }
 
-/// A node that does not know what has changed can't tell what a replica must have.
+/// A node that does not know what has changed does not know what a replica must have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_follow_the_log_reads_the_primary() {
     let primary = primary(&[]).await;

@@ -28,7 +28,7 @@ fn by_row_builder() -> ValuePolicyBuilder {
     ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("users:id={id}")
 }
 
-/// What was asked for, call by call.
+/// The requested ids, call by call.
 type Calls = Arc<Mutex<Vec<Vec<i32>>>>;
 
 /// All there are below 100, each by its number.
@@ -92,7 +92,7 @@ async fn an_absent_value_is_stored_only_if_the_policy_sets_a_negative_ttl() {
         }
         assert_eq!(calls.lock().unwrap().len(), if loads == 3 { 2 } else { 1 });
     }
-    // Who does not know of such answers loads.
+    // A call without such an entry loads.
     let policy = by_row_builder().negative_ttl(TTL).build().unwrap().for_id(7);
     let none = async || Ok::<Option<u32>, ()>(None);
     assert_eq!(cache.find_or_load(&key(&7), &policy, none).await, Ok(None));

@@ -18,7 +18,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 use tokio::sync::Semaphore;
 
-use super::common::{ask, eventually, read, send, standing_still, values};
+use super::common::{eventually, fetch, read, send, standing_still, values};
 use super::world::{TTL, options, primary};
 
 /// Ways to write a name.
@@ -121,7 +121,7 @@ impl Bed {
                 let mut found = self.cache.get_many([1, 2], key, &values(), load).await.unwrap();
                 found.remove(&1).unwrap()
             }
-            _ => ask(&self.router(), "/cached/reader").await.0,
+            _ => fetch(&self.router(), "/cached/reader").await.0,
         }
     }
 
@@ -147,8 +147,8 @@ impl Bed {
 const RENAME: &str = "create function rename(text) returns void language sql
     as 'update users set name = $1 where id = 1'";
 
-/// Commits wake no node. So what a node has of a change by itself comes a while later, and a read that does not ask for the
-/// change lacks it.
+/// Commits wake no node. So a node learns of a change by itself a while later, and a read that does not require the change
+/// lacks it.
 async fn servers() -> (Postgres, Postgres) {
     let primary = primary(&[]).await;
     primary.psql(RENAME).await.unwrap();
@@ -157,7 +157,7 @@ async fn servers() -> (Postgres, Postgres) {
     (primary, replica)
 }
 
-/// `/{write}/{read}/{name}`: writes, and answers with what it reads then.
+/// `/{write}/{read}/{name}`: writes, and responds with what it then reads.
 fn app(bed: &Arc<Bed>, layer: CacheLayer) -> Router {
     let handler =
         async |State(bed): State<Arc<Bed>>,
@@ -207,7 +207,7 @@ async fn a_handler_reads_its_own_writes() {
                     Record::detached(bed.read(how)).await;
                     let request = Request::builder().method(&method).uri(uri);
                     let response = send(&app, request.body(Body::empty()).unwrap()).await;
-                    // Nor is it known whether a pool that a GET asks for is written by.
+                    // Nor is it known whether a GET writes through a pool.
                     if write != "primary" || method == Method::POST {
                         let has_token = response.headers().contains_key("tidegate-position");
                         assert_eq!(has_token, with.contains("sessions"), "{name}");
@@ -267,7 +267,7 @@ async fn code_outside_any_request_reads_its_own_writes() {
     assert_eq!(bed.read("reader").await, "in a transaction");
 }
 
-/// The row comes before the commit: what returned at the row told of writes that were never made.
+/// The row comes before the commit: a call that returned at the row would report writes that were never committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_returns_a_row_fails_if_its_commit_fails() {
     let (primary, replica) = servers().await;
@@ -340,11 +340,11 @@ async fn a_post_that_only_reads_is_served_by_replicas_and_gets_no_token() {
         ("write", NO_FIELD, false),
         ("read", ("idempotency-key", "1"), false),
     ] {
-        let mut asked = 0;
+        let mut sent = 0;
         let mut by_replica = async || {
             // Another entry each time.
-            asked += 1;
-            let response = send(&app, post("/port", &format!("{content} {asked}"), field)).await;
+            sent += 1;
+            let response = send(&app, post("/port", &format!("{content} {sent}"), field)).await;
             let has_token = response.headers().contains_key("tidegate-position");
             assert_eq!(has_token, !is_replica, "{content} {field:?}");
             read(response).await.0 == of_replica
@@ -363,27 +363,27 @@ async fn a_post_that_only_reads_sees_its_sessions_writes_and_stores_none_of_its_
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     let app = searching(&bed);
-    let asked = async |content: &str, token: Option<&str>| {
+    let post_as = async |content: &str, token: Option<&str>| {
         let field = token.map_or(NO_FIELD, |token| ("tidegate-position", token));
         let response = send(&app, post("/name", content, field)).await;
         let token = response.headers().get("tidegate-position").cloned();
         let (name, status) = read(response).await;
         (name, status, token.map(|token| token.to_str().unwrap().to_owned()))
     };
-    assert!(asked("read", None).await.1.contains("stored"));
-    assert!(asked("read", None).await.1.contains("; hit;"));
+    assert!(post_as("read", None).await.1.contains("stored"));
+    assert!(post_as("read", None).await.1.contains("; hit;"));
     replica.pause_replay().await.unwrap();
     for content in ["write ada", "also write eve"] {
         for run in 0..2 {
             let name = format!("{}{run}", content.rsplit(' ').next().unwrap());
-            let (got, status, token) = asked(&format!("{content}{run}"), None).await;
+            let (got, status, token) = post_as(&format!("{content}{run}"), None).await;
             assert!(got == name && !status.contains("stored"), "{got}: {status}");
             let token = token.expect("it wrote");
-            let (got, status, none) = asked("read", Some(&token)).await;
+            let (got, status, none) = post_as("read", Some(&token)).await;
             assert!(got == name && none.is_none(), "{got}, not {name}: {status}");
         }
         // The same content once more: nothing was stored for it.
-        let (_, status, token) = asked(&format!("{content}1"), None).await;
+        let (_, status, token) = post_as(&format!("{content}1"), None).await;
         assert!(token.is_some() && !status.contains("hit"), "{status}");
     }
 }
@@ -404,7 +404,7 @@ async fn a_session_sees_its_write_in_every_kind_of_read() {
                 let name = format!("{route}-{how}-{round}");
                 let uri = format!("/{route}/{how}");
                 // So that an entry without this write is stored.
-                ask(&there, &uri).await;
+                fetch(&there, &uri).await;
                 let write = Request::post(format!("/writer/reader/{name}")).body(Body::empty());
                 let response = send(&here, write.unwrap()).await;
                 let token = response.headers()["tidegate-position"].clone();
@@ -485,8 +485,8 @@ impl Users {
         update.execute(self.db.writer()).await.unwrap();
     }
 
-    /// How often the server was asked for its position, by whomever.
-    fn asked(&self) -> usize {
+    /// How often the position of the server was queried.
+    fn position_queries(&self) -> usize {
         let identity = "from pg_catalog.pg_control_system()) as system_identifier";
         self.server.log().matches(identity).count()
     }
@@ -502,7 +502,7 @@ fn by_row() -> ValuePolicy {
     policy.tag("users:id={id}").build().unwrap()
 }
 
-/// Far from one question for each of 500 users: each new connection is asked once as well, and so are those that the pool
+/// Far from one query for each of 500 users: there is one on each new connection as well, and so are those that the pool
 /// opens in place of one that a transaction has left behind.
 const FEW: usize = 20;
 
@@ -512,7 +512,7 @@ async fn a_batch_after_a_write_observes_few_positions() {
     let all = async || users.names(1..=USERS).await;
     Record::detached(all()).await;
     for how in ["written", "open", "no scope"] {
-        let before = users.asked();
+        let before = users.position_queries();
         let work = async {
             let mut transaction = None;
             if how == "open" {
@@ -528,8 +528,8 @@ async fn a_batch_after_a_write_observes_few_positions() {
             "no scope" => work.await,
             _ => Record::detached(work).await,
         }
-        let asked = users.asked() - before;
-        assert!((1..=FEW).contains(&asked), "{how}: the primary was asked {asked} times");
+        let queries = users.position_queries() - before;
+        assert!((1..=FEW).contains(&queries), "{how}: {queries} queries for the position");
     }
 }
 
@@ -537,7 +537,7 @@ async fn a_batch_after_a_write_observes_few_positions() {
 async fn concurrent_values_after_a_write_share_positions() {
     let users = Users::start().await;
     Record::detached(users.names(1..=USERS)).await;
-    let before = users.asked();
+    let before = users.position_queries();
     Record::detached(async {
         let _transaction = users.db.begin().await.unwrap();
         let policy = by_row();
@@ -549,8 +549,8 @@ async fn concurrent_values_after_a_write_share_positions() {
         assert_eq!(all[6], "user 7");
     })
     .await;
-    let asked = users.asked() - before;
-    assert!(asked <= FEW, "the primary was asked {asked} times");
+    let queries = users.position_queries() - before;
+    assert!(queries <= FEW, "{queries} queries for the position");
 }
 
 /// Each of them is looked up again once it is there.
@@ -572,11 +572,11 @@ async fn values_loaded_by_another_request_do_not_need_a_position_each() {
         }
     }));
     begun.acquire().await.unwrap().forget();
-    let before = users.asked();
+    let before = users.position_queries();
     Record::detached(async {
         let _transaction = users.db.begin().await.unwrap();
         let opened = async {
-            eventually("a position was asked for", async || users.asked() > before).await;
+            eventually("a position is queried", async || users.position_queries() > before).await;
             gate.add_permits(1);
         };
         let ((names, loaded), ()) = tokio::join!(users.names(1..=USERS), opened);
@@ -584,8 +584,8 @@ async fn values_loaded_by_another_request_do_not_need_a_position_each() {
     })
     .await;
     assert_eq!(computing.await.unwrap(), 500);
-    let asked = users.asked() - before;
-    assert!(asked <= FEW, "the primary was asked {asked} times");
+    let queries = users.position_queries() - before;
+    assert!(queries <= FEW, "{queries} queries for the position");
 }
 
 /// Settings are often read, and jobs are often run, by a runtime of their own.
@@ -634,7 +634,7 @@ async fn nothing_stale_replaces_the_error_of_work_that_has_written() {
     let ways = async |way: &str| {
         let read = read.clone();
         match way {
-            "route" => Ok(ask(&app, "/").await.0).and_then(|body| {
+            "route" => Ok(fetch(&app, "/").await.0).and_then(|body| {
                 if body.is_empty() { Err(StatusCode::BAD_GATEWAY) } else { Ok(body) }
             }),
             "value" => Record::detached(cache.get_or_load(&key(way), &values, read)).await,

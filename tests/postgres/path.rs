@@ -18,7 +18,7 @@ async fn a_write_by_psql_invalidates_the_entries_it_changes_and_no_others() {
     assert_eq!(node.get("/users").await.0, "eve bob");
     let (body, status) = node.get("/users/2").await;
     assert_eq!(body, "bob");
-    assert!(status.contains("hit"), "another row's answer is as good as before: {status}");
+    assert!(status.contains("hit"), "the response for another row is still valid: {status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,7 @@ async fn a_read_is_served_by_a_replica_that_has_replayed_enough() {
     let db = options(&primary).replica(replica.url()).connect().await.unwrap();
     let node = Node::start(&db, &Policy::ttl(TTL)).await;
     eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
-    // Up is not yet as far as the log was when the node began. Each read is one that was not made before.
+    // Up is not yet as far as the log was when the node began. Each read is a new one.
     let reads = AtomicU32::new(0);
     eventually("a read is the replica's", async || {
         let uri = format!("/users?read={}", reads.fetch_add(1, Ordering::Relaxed));

@@ -7,7 +7,7 @@ use sqlx::Row;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy};
 use tokio::task::JoinSet;
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{TTL, connect, options, primary};
 
 const CHANGES: [&str; 6] = [
@@ -96,15 +96,15 @@ async fn a_node_that_knows_of_a_schema_change_uses_no_connection_from_before_it(
     for _ in 0..4 {
         assert_eq!(begun().await.unwrap(), 2);
     }
-    eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    eventually("a hit", async || fetch(&app, "/").await.1.contains("hit")).await;
     server.psql("alter table users add column age int").await.unwrap();
-    eventually("the node knows", async || ask(&app, "/").await.0 == "3").await;
+    eventually("the node knows", async || fetch(&app, "/").await.0 == "3").await;
     for _ in 0..4 {
         assert_eq!(begun().await.unwrap(), 3);
     }
 }
 
-/// A proxy that keeps statements prepared by their text would run that of before, whichever connection asks for it.
+/// A proxy that keeps statements prepared by their text would run that of before, whichever connection sends it.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_the_text_of_a_statement_differs_after_a_schema_change() {
     let server = primary(&[("log_statement", "all")]).await;
@@ -135,7 +135,7 @@ async fn an_abandoned_analysis_ends_on_the_server_too() {
     sqlx::raw_sql(hold).execute(&mut migration).await.unwrap();
     let request = tokio::spawn({
         let app = app.clone();
-        async move { ask(&app, "/").await }
+        async move { fetch(&app, "/").await }
     });
     let analyzes = "select count(*) from pg_stat_activity
         where query like '%pg_get_viewdef%' and wait_event_type = 'Lock' and pid <> pg_backend_pid()";
@@ -144,7 +144,7 @@ async fn an_abandoned_analysis_ends_on_the_server_too() {
     assert!(!request.is_finished(), "the read itself waits");
     sqlx::raw_sql("rollback").execute(&mut migration).await.unwrap();
     assert_eq!(request.await.unwrap().0, "ada bob");
-    eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    eventually("a hit", async || fetch(&app, "/").await.1.contains("hit")).await;
 }
 
 async fn of_view(State(db): State<Database>) -> Result<String, String> {

@@ -35,7 +35,7 @@ async fn a_proxy_that_switches_servers_between_transactions_causes_no_stale_resp
     }
 }
 
-/// The one who asks how far the replica is meets another process each time, and the replica answers all the same.
+/// Each query for the position of the replica reaches another process, and the replica stays up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_behind_a_proxy_with_alternating_sessions_stays_up() {
     let primary = primary(&[]).await;
@@ -46,13 +46,13 @@ async fn a_replica_behind_a_proxy_with_alternating_sessions_stays_up() {
     eventually("the replica is up", async || is_up()).await;
     let mut served = 0;
     for _ in 0..20 {
-        // Some time, in which it is asked.
+        // Some time, in which its position is queried.
         replica.psql("select 1").await.unwrap();
         let port = sqlx::query_scalar::<_, i32>("select inet_server_port()");
         let port = port.fetch_one(db.reader()).await.unwrap();
         served += usize::from(is_up() && port == i32::from(replica.port()));
     }
-    // On a busy machine an answer may come too late.
+    // On a busy machine a reply may come too late.
     assert!(served > 15, "it was up {served} times of 20");
 }
 
@@ -78,7 +78,7 @@ async fn a_standby_behind_the_primarys_name_is_never_read() {
         }
         node.sees("/users", &format!("{name} bob")).await;
     }
-    assert!(fresh > 20, "{fresh} of 40 were answered");
+    assert!(fresh > 20, "{fresh} of 40 succeeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]

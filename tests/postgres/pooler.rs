@@ -1,7 +1,7 @@
 //! The worst proxy that is still right: each transaction of a connection may go to another server than the one
 //! before. Prepared statements are there on each, as with PgBouncer from 1.21 on and with RDS Proxy.
 //!
-//! What asks a server how far it is goes to the last one, and what reads users to the first. So it happens where
+//! Queries for the position of a server go to the last one, and reads of users to the first. So it happens where
 //! a proxy gives the session that was used last to who is alone, and further ones to those who come together.
 
 use std::collections::{HashMap, HashSet};
@@ -100,15 +100,15 @@ async fn serve(
             extra += session.prepare(message, &texts).await?;
         }
         send(&mut session.stream, &batch).await?;
-        let mut answer = until_ready(&mut session.stream).await?;
-        answer.retain(|message| {
+        let mut replies = until_ready(&mut session.stream).await?;
+        replies.retain(|message| {
             message.kind != b'1' || extra == 0 || {
                 extra -= 1;
                 false
             }
         });
-        is_open = answer.last().is_some_and(|ready| ready.body != b"I");
-        send(&mut client, &answer).await?;
+        is_open = replies.last().is_some_and(|ready| ready.body != b"I");
+        send(&mut client, &replies).await?;
     }
 }
 
@@ -129,7 +129,8 @@ impl Message {
 }
 
 impl Session {
-    /// Prepares here what a message is about, if another session has it; how many answers are nobody's.
+    /// Prepares the statement of a message here if another session has it. Returns the number of replies that the client does
+    /// not expect.
     async fn prepare(
         &mut self,
         message: &Message,
@@ -152,7 +153,7 @@ fn name(body: &[u8], from: usize) -> Vec<u8> {
     body[from..].iter().copied().take_while(|byte| *byte != 0).collect()
 }
 
-/// The client's first message; it asks for TLS before, and is told that there is none.
+/// The client's first message; it requests TLS before, and the reply is that there is none.
 async fn startup(client: &mut TcpStream) -> io::Result<Vec<u8>> {
     loop {
         let length = client.read_u32().await?;
@@ -166,7 +167,7 @@ async fn startup(client: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What a client sends until it waits for an answer.
+/// What a client sends until it waits for a reply.
 async fn batch(client: &mut TcpStream) -> io::Result<Vec<Message>> {
     let mut batch = Vec::new();
     loop {
@@ -184,13 +185,13 @@ async fn batch(client: &mut TcpStream) -> io::Result<Vec<Message>> {
 
 /// What a server sends until it is ready again.
 async fn until_ready(server: &mut TcpStream) -> io::Result<Vec<Message>> {
-    let mut answer = Vec::new();
+    let mut replies = Vec::new();
     loop {
         let message = receive(server).await?;
         let is_last = message.kind == b'Z';
-        answer.push(message);
+        replies.push(message);
         if is_last {
-            return Ok(answer);
+            return Ok(replies);
         }
     }
 }

@@ -19,7 +19,7 @@ async fn an_entry_read_before_a_logged_commit_was_visible_is_not_served_after_it
     let cancel = async {
         let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
         eventually("the commit hangs", async || primary.psql(waiting).await.unwrap() == "1").await;
-        // The node follows the log past the commit's record, and only then is the answer made.
+        // The node follows the log past the commit's record, and only then is the response computed.
         let record = "select pg_current_wal_insert_lsn()";
         let record: Position = primary.psql(record).await.unwrap().parse().unwrap();
         primary.psql("select pg_logical_emit_message(false, 'test', 'go on')").await.unwrap();

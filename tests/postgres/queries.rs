@@ -1,4 +1,4 @@
-//! Queries that are answered from the cache, without HTTP.
+//! Queries whose results come from the cache, without HTTP.
 
 use std::time::Duration;
 
@@ -139,19 +139,19 @@ async fn a_cached_query_can_run_in_any_task_and_be_narrowed_by_tags() {
     let world = World::new().await;
     let policy = ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap();
     let policy = |id: i32| policy.with_tags([format!("users:id={id}")]);
-    let ask = |id: i32| {
+    let fetch = |id: i32| {
         let cached = world.db.cached(&world.cache, policy(id));
         tokio::spawn(async move {
             let query = sqlx::query("select name from users where id = $1").bind(id);
             cached.fetch_one::<(String,)>(query).await.unwrap().0
         })
     };
-    ask(1).await.unwrap();
-    ask(2).await.unwrap();
+    fetch(1).await.unwrap();
+    fetch(2).await.unwrap();
     world.server.psql("update users set name = 'new' where id = 1").await.unwrap();
-    eventually("it is seen", async || ask(1).await.unwrap() == "new").await;
+    eventually("it is seen", async || fetch(1).await.unwrap() == "new").await;
     let before = world.hits();
-    ask(2).await.unwrap();
+    fetch(2).await.unwrap();
     assert_eq!(world.hits(), before + 1, "another row's change leaves it valid");
 }
 
@@ -159,18 +159,18 @@ async fn a_cached_query_can_run_in_any_task_and_be_narrowed_by_tags() {
 async fn a_condition_narrows_a_query_without_any_tags() {
     let world = World::new().await;
     let cached = world.cached();
-    let ask = async |id: i64| {
+    let fetch = async |id: i64| {
         let query = sqlx::query("select id, name from users where id = $1 and name <> ''").bind(id);
         cached.fetch_one::<User>(query).await.unwrap().name
     };
     for id in [1, 2, 1, 2] {
-        ask(id).await;
+        fetch(id).await;
     }
     assert_eq!((world.hits(), world.stored()), (2, 2));
     world.server.psql("update users set name = 'new' where id = 1").await.unwrap();
-    eventually("it is seen", async || ask(1).await == "new").await;
+    eventually("it is seen", async || fetch(1).await == "new").await;
     let before = world.hits();
-    assert_eq!(ask(2).await, "bob");
+    assert_eq!(fetch(2).await, "bob");
     assert_eq!(world.hits(), before + 1, "another row's change leaves it valid");
     // A number with a fraction equals rows that are written in another way.
     let query = || sqlx::query("select name from users where id = $1").bind(2.0);
@@ -198,7 +198,7 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// A schema: the type of column `g`, whether its changes are told by it, and what is asked and written.
+/// A schema: the type of column `g`, whether its changes are keyed by it, and the queries and writes.
 struct Random {
     kind: Kind,
     by_g: bool,
@@ -209,7 +209,7 @@ impl Random {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let kind = KINDS[usize::try_from(seed).unwrap() % KINDS.len()];
-        // One number can be written in several ways, so no changes are told by it.
+        // One number can be written in several ways, so no changes are keyed by it.
         let by_g = kind.name != "numeric" && random.u8(..4) > 0;
         Self { kind, by_g, random }
     }
@@ -395,7 +395,7 @@ impl Random {
     }
 }
 
-/// Whatever the schema, whatever is asked and whatever is written: once the node knows of a write, what is cached
+/// Whatever the schema, the queries and the writes: once the node knows of a write, what is cached
 /// equals what is fresh.
 #[tokio::test]
 async fn random_queries_are_as_fresh_as_the_database() {
@@ -438,7 +438,7 @@ async fn random_queries(seeds: std::ops::Range<u64>) {
 
 type Rows = Vec<(Option<String>, Option<String>)>;
 
-/// What is answered from the cache, and what the database says.
+/// The result from the cache, and that of the database.
 async fn both(
     cached: &Cached,
     conn: &mut sqlx::PgConnection,

@@ -1,4 +1,4 @@
-//! What an answer depends on is found out from its reads; where it can't be, the answer is not kept.
+//! The dependencies of a response are derived from its reads; where they can't be, the response is not stored.
 
 use axum::Router;
 use axum::extract::State;
@@ -6,7 +6,7 @@ use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Record, Triggers};
 use tidegate_testing::Postgres;
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{TTL, connect, options, primary};
 
 const MORE: &str = "create table posts (id int primary key, author int, title text);
@@ -40,10 +40,10 @@ impl Bed {
     }
 
     async fn status(&self, uri: &str) -> String {
-        ask(&self.app, uri).await.1
+        fetch(&self.app, uri).await.1
     }
 
-    /// The answer is kept, and falls with each of these changes.
+    /// The response is stored, and each of these changes invalidates it.
     async fn falls_with(&self, uri: &str, changes: &[&str]) {
         for change in changes {
             eventually(uri, async || self.status(uri).await.contains("hit")).await;

@@ -14,7 +14,7 @@ use tidegate::{
 };
 use tidegate_testing::Postgres;
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::{Node, TTL, connect, options, primary, proxy};
 
 /// Waits on the server that it is called on, as long as somebody holds a lock there.
@@ -42,7 +42,7 @@ async fn a_session_is_never_served_by_a_replica_that_lacks_its_write() {
     late.pause_replay().await.unwrap();
     let token = node.put(1, "eve").await;
     let mut ports = BTreeSet::new();
-    let mut ask = async || {
+    let mut fetch = async || {
         let (body, _) = node.get_with("/plain/1", &token).await;
         let (name, port) = body.split_once(" from ").unwrap();
         assert_eq!(name, "eve");
@@ -50,9 +50,9 @@ async fn a_session_is_never_served_by_a_replica_that_lacks_its_write() {
         assert!(!ports.contains(&late.port()));
         ports.contains(&good.port())
     };
-    eventually("the one that has caught up is used", &mut ask).await;
+    eventually("the one that has caught up is used", &mut fetch).await;
     for _ in 0..1000 {
-        ask().await;
+        fetch().await;
     }
 }
 
@@ -111,16 +111,16 @@ async fn a_replica_past_max_lag_serves_no_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_when_replicas_die() {
     let (_primary, [mut one, mut two], node) = three(&[]).await;
-    let answers = async |times: usize| {
+    let all_succeed = async |times: usize| {
         for _ in 0..times {
             assert!(node.get("/plain/1").await.0.starts_with("ada from "));
         }
     };
-    answers(50).await;
+    all_succeed(50).await;
     one.kill().await.unwrap();
-    answers(50).await;
+    all_succeed(50).await;
     two.kill().await.unwrap();
-    answers(50).await;
+    all_succeed(50).await;
     let (_, status) = node.get("/users").await;
     assert!(status.contains("from primary, replicas-down"), "{status}");
     one.restart().await.unwrap();
@@ -203,17 +203,17 @@ async fn a_response_read_while_the_primary_is_down_reports_replica_behind() {
         )
         .with_state(node.db.clone());
     // So are those of this one: from now on it shows the change only when the node has seen it.
-    ask(&app, "/early").await;
+    fetch(&app, "/early").await;
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
-    eventually("the change is seen", async || ask(&app, "/early").await.0 == "eve").await;
+    eventually("the change is seen", async || fetch(&app, "/early").await.0 == "eve").await;
     primary.kill().await.unwrap();
 
-    let (body, status) = ask(&app, "/late").await;
+    let (body, status) = fetch(&app, "/late").await;
     assert_eq!((&*body, status.contains("replica-behind")), ("ADA", true), "{status}");
-    let (body, status) = ask(&app, "/both").await;
+    let (body, status) = fetch(&app, "/both").await;
     assert_eq!((&*body, status.contains("untracked-table")), ("ada 0", true), "{status}");
     assert!(status.contains("replica-behind"), "{status}");
-    let (body, status) = ask(&app, "/early").await;
+    let (body, status) = fetch(&app, "/early").await;
     assert_eq!((&*body, status.contains("replica-behind")), ("eve", false), "{status}");
 }
 
@@ -258,7 +258,7 @@ async fn a_replica_whose_connections_are_all_in_use_is_not_marked_down() {
     let primary = primary(&[]).await;
     primary.psql(WAIT).await.unwrap();
     let replica = primary.standby().await.unwrap();
-    // It is not asked again, so that no slow answer gives it up.
+    // It is not queried again, so that no slow response marks it down.
     let options = options(&primary).replica(replica.url()).sample_every(TTL);
     let options = options.connections(1).wait(Duration::from_millis(200));
     let db = options.connect().await.unwrap();
@@ -287,7 +287,7 @@ async fn a_replica_whose_connections_are_all_in_use_is_not_marked_down() {
 async fn a_query_cancelled_by_replay_is_run_on_the_primary() {
     let primary = primary(&[("max_standby_streaming_delay", "0")]).await;
     let replica = primary.standby().await.unwrap();
-    // It is not asked again: what is given up stays so.
+    // It is not queried again: a replica that is marked down stays so.
     let options = options(&primary).replica(replica.url()).sample_every(TTL);
     let db = options.connect().await.unwrap();
     all_known(&db).await;
@@ -350,7 +350,7 @@ async fn replicas_can_be_added_and_removed_during_reads() {
         async move {
             let mut replicas = 0;
             while replicas < 100 {
-                let (body, _) = super::common::ask(&app, "/plain/1").await;
+                let (body, _) = super::common::fetch(&app, "/plain/1").await;
                 assert!(body.starts_with("ada from "), "{body}");
                 replicas += usize::from(!body.ends_with(&primary.port().to_string()));
             }
@@ -450,7 +450,8 @@ async fn discovered_replicas_are_added_and_vanished_ones_removed() {
     assert!(names().is_empty());
 }
 
-/// What a statement reads is being asked of the primary when that stops; the replica can tell, and has the rows.
+/// The lookup of what a statement reads is in progress on the primary when that stops; the replica can look it up, and has
+/// the rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_statement_is_read_from_a_replica_while_the_primary_hangs() {
     let primary = primary(&[]).await;
@@ -499,14 +500,15 @@ async fn a_read_with_unknown_dependencies_uses_a_server_with_all_known_changes()
         sqlx::query_scalar("select first()").fetch_one(db.reader()).await.unwrap()
     };
     let app = Router::new().route("/", get(first)).layer(layer).with_state(node.db.clone());
-    eventually("replicas serve it", async || ask(&app, "/").await.1.contains("from replica")).await;
+    eventually("replicas serve it", async || fetch(&app, "/").await.1.contains("from replica"))
+        .await;
     for replica in &replicas {
         replica.pause_replay().await.unwrap();
     }
     for name in ["eve", "eva", "eve"] {
         primary.psql(&format!("update users set name = '{name}' where id = 1")).await.unwrap();
         node.sees("/users/1", name).await;
-        let (body, status) = ask(&app, "/").await;
+        let (body, status) = fetch(&app, "/").await;
         assert_eq!(body, name, "{status}");
     }
 }

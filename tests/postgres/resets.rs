@@ -100,7 +100,7 @@ async fn an_unchanged_session_stays_open() {
     assert_eq!(process().await, first);
 }
 
-/// A proxy gives a server's session to a client, and sets it to what the client asked for: a reset would undo that.
+/// A proxy gives a server's session to a client, and sets it to what the client requested: a reset would undo that.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_made_by_a_proxy_for_its_client_are_preserved() {
     let primary = Postgres::start_with(&[("timezone", "Asia/Tokyo")]).await.unwrap();

@@ -14,7 +14,7 @@ use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, P
 use tidegate_testing::FaultProxy;
 use tokio::time::timeout;
 
-use super::common::{ask, eventually, send};
+use super::common::{eventually, fetch, send};
 use super::world::{primary, proxy};
 
 /// Far longer than a response waits for what follows from its write.
@@ -42,13 +42,13 @@ async fn a_write_gets_its_response_while_the_log_cannot_be_followed() {
     };
     let app = Router::new().route("/run", get(run).put(async || ())).layer(layer);
     for breaks in [FaultProxy::cut, FaultProxy::freeze] {
-        eventually("stored", async || ask(&app, "/run").await.1.contains("hit")).await;
-        let stored = ask(&app, "/run").await.0;
+        eventually("stored", async || fetch(&app, "/run").await.1.contains("hit")).await;
+        let stored = fetch(&app, "/run").await.0;
         breaks(&line);
         assert_eq!(put_to(&app, "/run").await.status(), StatusCode::OK);
         line.heal().await.unwrap();
         eventually("invalid", async || {
-            let (body, status) = ask(&app, "/run").await;
+            let (body, status) = fetch(&app, "/run").await;
             body != stored && status.contains("hit")
         })
         .await;
@@ -80,12 +80,12 @@ async fn a_client_that_disconnects_after_its_write_does_not_stop_the_invalidatio
     let app = Router::new().route("/run", get(run).put(write.clone())).route("/other", put(write));
     let app = app.layer(layer);
     for (at, path) in ["/run", "/other"].into_iter().enumerate() {
-        eventually("stored", async || ask(&app, "/run").await.1.contains("hit")).await;
-        let stored = ask(&app, "/run").await.0;
+        eventually("stored", async || fetch(&app, "/run").await.1.contains("hit")).await;
+        let stored = fetch(&app, "/run").await.0;
         let request = Request::put(path).body(Body::empty()).unwrap();
         assert!(send(&app, request).now_or_never().is_none(), "it waits for the log");
         assert_eq!(writes.load(Ordering::SeqCst), u32::try_from(at).unwrap() + 1);
-        eventually("invalid", async || ask(&app, "/run").await.0 != stored).await;
+        eventually("invalid", async || fetch(&app, "/run").await.0 != stored).await;
     }
 }
 

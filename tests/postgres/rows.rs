@@ -7,7 +7,7 @@ use sqlx::Connection;
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
 use tidegate_testing::Postgres;
 
-use super::common::{ask, eventually};
+use super::common::{eventually, fetch};
 use super::world::TTL;
 
 const SETUP: &str = "create table users (id int primary key, name text);
@@ -61,7 +61,7 @@ impl World {
             .route("/titles/{slugs}/of", policy.clone())
             .route("/readers/{article}/and/{reader}", policy);
         let app = Router::new()
-            .route("/{query}/{reader}", get(answer))
+            .route("/{query}/{reader}", get(respond))
             .route("/titles/{slugs}/of", get(titles))
             .route("/readers/{article}/and/{reader}", get(readers))
             .layer(layer)
@@ -70,11 +70,11 @@ impl World {
     }
 
     async fn body(&self, uri: &str) -> String {
-        ask(&self.app, uri).await.0
+        fetch(&self.app, uri).await.0
     }
 
     async fn is_hit(&self, uri: &str) -> bool {
-        ask(&self.app, uri).await.1.contains("hit")
+        fetch(&self.app, uri).await.1.contains("hit")
     }
 
     async fn warm(&self, uri: &str) {
@@ -102,7 +102,7 @@ impl World {
     }
 }
 
-async fn answer(State(db): State<Database>, Path((query, reader)): Path<(String, i32)>) -> String {
+async fn respond(State(db): State<Database>, Path((query, reader)): Path<(String, i32)>) -> String {
     let (_, sql) = QUERIES.iter().find(|(name, _)| *name == query).unwrap();
     let found = sqlx::query_scalar::<_, Option<String>>(*sql).bind(reader);
     found.fetch_optional(db.reader()).await.unwrap().flatten().unwrap_or_default()

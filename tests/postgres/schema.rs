@@ -15,10 +15,10 @@ use tidegate::{
 use tidegate_testing::{FaultProxy, Postgres};
 use tokio::time::Instant;
 
-use super::common::{ask, drains, eventually, eventually_within};
+use super::common::{drains, eventually, eventually_within, fetch};
 use super::world::{TTL, connect, proxy};
 
-/// A service that answers by number with what these queries return.
+/// A service that returns the rows of these queries by their number.
 pub(super) struct World {
     server: Postgres,
     /// Between the node's listener and the server.
@@ -66,7 +66,7 @@ impl World {
         let layer = CacheLayer::new(cache.clone()).route("/{query}", Policy::ttl(TTL));
         let layer = layer.validate().unwrap();
         let state = (db.clone(), Arc::from(queries));
-        let app = Router::new().route("/{query}", get(answer)).layer(layer).with_state(state);
+        let app = Router::new().route("/{query}", get(rows)).layer(layer).with_state(state);
         Self { server, line, db, cache, app }
     }
 
@@ -74,7 +74,7 @@ impl World {
     pub(super) async fn warm(&self, query: usize) -> String {
         let (uri, mut last) = (format!("/{query}"), String::new());
         eventually("a hit", async || {
-            let (body, status) = ask(&self.app, &uri).await;
+            let (body, status) = fetch(&self.app, &uri).await;
             last = body;
             status.contains("hit")
         })
@@ -88,13 +88,13 @@ impl World {
 
     pub(super) async fn becomes(&self, query: usize, wanted: &str, why: &str) {
         let uri = format!("/{query}");
-        eventually(why, async || ask(&self.app, &uri).await.0 == wanted).await;
+        eventually(why, async || fetch(&self.app, &uri).await.0 == wanted).await;
     }
 }
 
-async fn answer(State((db, queries)): Shared, Path(query): Path<usize>) -> String {
-    let rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(queries[query]));
-    match rows.fetch_all(db.reader()).await {
+async fn rows(State((db, queries)): Shared, Path(query): Path<usize>) -> String {
+    let statement = sqlx::query_scalar::<_, String>(AssertSqlSafe(queries[query]));
+    match statement.fetch_all(db.reader()).await {
         Ok(rows) => rows.join(" "),
         Err(error) => error.to_string(),
     }
@@ -236,7 +236,7 @@ async fn a_result_narrowed_to_an_enum_label_follows_its_row_after_the_label_was_
                 for (mood, notes) in wanted {
                     let uri = format!("/{mood}");
                     eventually(&format!("{statements:?}: {wanted:?}"), async || {
-                        let (body, status) = ask(&app, &uri).await;
+                        let (body, status) = fetch(&app, &uri).await;
                         body == notes && status.contains("hit")
                     })
                     .await;
@@ -257,7 +257,7 @@ async fn a_result_narrowed_to_an_enum_label_follows_its_row_after_the_label_was_
             shows([("sad", ""), ("glad", "b"), ("blue", "c")]).await;
             sqlx::raw_sql("update t set note = 'b' where id = 2").execute(&mut conn).await.unwrap();
             world.cache.invalidate(["past the change"]).await.unwrap();
-            assert!(ask(&app, "/blue").await.1.contains("hit"), "the rows of another label");
+            assert!(fetch(&app, "/blue").await.1.contains("hit"), "the rows of another label");
             for (sql, blue, glad) in [
                 ("update t set note = 'd' where id = 1", "d", "b"),
                 ("update t set m = 'glad' where id = 1", "", "d b"),
@@ -298,7 +298,7 @@ async fn a_result_read_under_a_changed_schema_does_not_outlive_the_reversal() {
             world.warm(0).await;
             world.psql(there).await;
             let uri = "/1";
-            ask(&world.app, uri).await;
+            fetch(&world.app, uri).await;
             world.psql(back).await;
             world.becomes(1, "a", there).await;
             world.becomes(0, "a", there).await;

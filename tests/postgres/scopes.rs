@@ -16,7 +16,7 @@ use tidegate::{
 };
 use tidegate_testing::Postgres;
 
-use super::common::{ask, eventually, values};
+use super::common::{eventually, fetch, values};
 use super::world::{TTL, connect, options, primary};
 
 const ITEMS: &str =
@@ -112,7 +112,7 @@ impl Bed {
             Inner::Reader => load(),
             Inner::Cached => cached(bed, name),
             Inner::Router => {
-                Box::pin(async move { ask(&bed.router(), &format!("/item/{name}")).await.0 })
+                Box::pin(async move { fetch(&bed.router(), &format!("/item/{name}")).await.0 })
             }
             Inner::One => value(cache, key("one", &name), load),
             Inner::Perhaps => perhaps(cache, key("perhaps", &name), load),
@@ -138,7 +138,7 @@ impl Bed {
         match outer {
             Outer::Route => Box::pin(async move {
                 let index = INNER.iter().position(|one| *one == way).unwrap();
-                ask(&bed.router(), &format!("/outer/{index}/{name}")).await.0
+                fetch(&bed.router(), &format!("/outer/{index}/{name}")).await.0
             }),
             Outer::One => value(cache, key("outer", &name), compute),
             Outer::Perhaps => perhaps(cache, key("outer perhaps", &name), compute),
@@ -157,7 +157,7 @@ impl Bed {
         what: &str,
         outer: impl AsyncFn() -> String,
     ) {
-        // A change that the node heard of just now may keep the first from being stored.
+        // A change that the node received just now may keep the first from being stored.
         eventually(&format!("{what} is kept"), async || {
             outer().await;
             let before = self.computed();
@@ -256,14 +256,14 @@ async fn a_result_that_uses_a_value_loaded_by_another_request_is_invalidated_wit
                 sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut look).await.unwrap() == 1
             })
             .await;
-            let made = tokio::spawn({
+            let computed = tokio::spawn({
                 let (bed, name) = (bed.clone(), what.clone());
                 async move { Record::detached(bed.outer(outer, inner, &name)).await }
             });
             eventually("this one waits for it", async || bed.computed() > before).await;
             sqlx::raw_sql("commit").execute(&mut lock).await.unwrap();
             other.await.unwrap();
-            made.await.unwrap();
+            computed.await.unwrap();
             assert_eq!(bed.cache.counters().outcome(Outcome::Collapsed), collapsed + 1, "{what}");
             let before = bed.computed();
             let compute = async || Record::detached(bed.outer(outer, inner, &what)).await;
@@ -333,8 +333,8 @@ async fn a_response_that_contains_the_time_lasts_no_longer_than_its_cached_query
         for found in ["loaded", "found"] {
             // The value stays, what holds it is another each time.
             let uri = format!("/?{found}");
-            eventually("it is kept", async || ask(&app, &uri).await.1.contains("hit")).await;
-            let status = ask(&app, &uri).await.1;
+            eventually("it is kept", async || fetch(&app, &uri).await.1.contains("hit")).await;
+            let status = fetch(&app, &uri).await.1;
             let ttl = status.split("ttl=").nth(1).unwrap().split(';').next().unwrap();
             let ttl: u64 = ttl.parse().unwrap();
             let is_bounded = ttl <= 60;
@@ -388,7 +388,7 @@ async fn a_read_in_a_spawned_task_is_distinguished_from_no_read() {
         ("/none", "no-reads"),
     ] {
         for _ in 0..2 {
-            let status = ask(&app, uri).await.1;
+            let status = fetch(&app, uri).await.1;
             assert!(status.contains(why) && !status.contains("stored"), "{uri}: {status}");
         }
     }
@@ -473,7 +473,7 @@ async fn a_tag_that_no_read_adds_counts_from_when_the_work_begins() {
 
         let first = tokio::spawn({
             let app = app.clone();
-            async move { ask(&app, "/").await }
+            async move { fetch(&app, "/").await }
         });
         document.fetched.acquire().await.unwrap().forget();
         *document.text.lock().unwrap() = "new";
@@ -487,7 +487,7 @@ async fn a_tag_that_no_read_adds_counts_from_when_the_work_begins() {
         document.go.add_permits(100);
         let first = first.await.unwrap();
         assert_eq!(first.0, "old", "{way}: it was fetched before");
-        let (text, status) = ask(&app, "/").await;
+        let (text, status) = fetch(&app, "/").await;
         assert_eq!(text, "new", "{way}: {status}");
     }
 }

@@ -1,4 +1,4 @@
-//! A client sees what it has written, on every node, and nobody can ask for more.
+//! A client sees what it has written, on every node, and nobody can require more.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tidegate::{
     Sessions, ValuePolicy,
 };
 
-use super::common::{ask, eventually, send};
+use super::common::{eventually, fetch, send};
 use super::world::{Node, TTL, options, primary, proxy};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,11 +187,11 @@ async fn a_get_that_writes_returns_a_session_token_on_every_path() {
     marks(Method::GET, "/plain", "x", "wrote").await;
     marks(Method::HEAD, "/plain", "x", "method").await;
     marks(Method::GET, "/plain", "range", "range").await;
-    eventually("stored", async || ask(&app, "/shadow").await.1.contains("shadow")).await;
+    eventually("stored", async || fetch(&app, "/shadow").await.1.contains("shadow")).await;
     marks(Method::HEAD, "/shadow", "x", "shadow").await;
-    eventually("stored", async || ask(&app, "/shadow").await.1.contains("shadow")).await;
+    eventually("stored", async || fetch(&app, "/shadow").await.1.contains("shadow")).await;
     marks(Method::GET, "/shadow", "x", "shadow").await;
-    eventually("stored", async || ask(&app, "/fail").await.1.contains("hit")).await;
+    eventually("stored", async || fetch(&app, "/fail").await.1.contains("hit")).await;
     cache.invalidate(["users"]).await.unwrap();
     // The stored response would lack what was written.
     marks(Method::GET, "/fail", "x-fail", "fwd-status=503").await;
@@ -199,7 +199,7 @@ async fn a_get_that_writes_returns_a_session_token_on_every_path() {
     marks(Method::GET, "/plain", "x", "off").await;
     cache.set_off(false);
     line.freeze();
-    let is_unconfirmed = async || ask(&app, "/plain").await.1.contains("unconfirmed");
+    let is_unconfirmed = async || fetch(&app, "/plain").await.1.contains("unconfirmed");
     eventually("it trusts its entries no more", is_unconfirmed).await;
     marks(Method::GET, "/plain", "x", "unconfirmed").await;
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::common::hooked::{HookedStore, StoreCall};
 use super::common::warnings::{all_warnings, keep_warnings, warnings};
-use super::common::{ask, values};
+use super::common::{fetch, values};
 use super::world::{TTL, options, primary};
 
 const ITEMS: &str = "create table items (v int); insert into items values (1), (2)";
@@ -53,7 +53,7 @@ async fn items(db: &Database) -> i64 {
     sqlx::query_scalar("select sum(v) from items").fetch_one(db.reader()).await.unwrap()
 }
 
-/// A task that has begun to read the items, and goes on when it is told to.
+/// A task that has begun to read the items, and continues after a message.
 async fn reading(db: &Database) -> (oneshot::Sender<()>, JoinHandle<i32>) {
     let (db, (go, wait), (begun, has_begun)) = (db.clone(), oneshot::channel(), oneshot::channel());
     let task = tokio::spawn(async move {
@@ -113,7 +113,7 @@ async fn a_lookup_outside_any_scope_that_ends_during_a_request_prevents_storing_
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)))
         .with_state((db, taken));
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert!(body == "adaada" && status.contains("stray-read"), "{body} {status}");
 }
 
@@ -134,7 +134,7 @@ async fn a_value_that_uses_a_task_spawned_before_its_load_is_not_stored() {
     };
     let layer = CacheLayer::new(cache.clone());
     let app = Router::new().route("/", get(handler)).layer(layer).with_state(state);
-    assert_eq!(ask(&app, "/").await.0, "ada 3");
+    assert_eq!(fetch(&app, "/").await.0, "ada 3");
     assert_eq!(counted(&cache), (0, 1));
 }
 
@@ -183,7 +183,7 @@ async fn a_lookup_outside_any_scope_does_not_prevent_storing_its_own_results() {
             let load = async || Ok::<_, ()>(user(&db).await);
             cache.get_or_load(&key("apart"), &values(), load).await
         });
-        Ok::<_, ()>(format!("{} {}", ask(&app, "/").await.0, apart.await?))
+        Ok::<_, ()>(format!("{} {}", fetch(&app, "/").await.0, apart.await?))
     };
     assert_eq!(cache.get_or_load(&key("outer"), &values(), load).await.unwrap(), "ada ada");
     // The response, the value apart and the value of both.
@@ -222,10 +222,10 @@ fn guarded(db: &Database, cache: &Cache, pause: &Pause) -> Router {
 async fn status_beside_another_request(app: &Router, pause: &Pause) -> String {
     let other = async {
         pause.reached.notified().await;
-        ask(app, "/").await;
+        fetch(app, "/").await;
         pause.ends.notify_one();
     };
-    tokio::join!(ask(app, "/slow"), other).0.1
+    tokio::join!(fetch(app, "/slow"), other).0.1
 }
 
 #[tokio::test]
@@ -275,9 +275,9 @@ async fn a_read_by_a_background_database_in_a_handler_counts() {
         .install(&mut super::world::connect(&server).await)
         .await
         .unwrap();
-    super::common::eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    super::common::eventually("a hit", async || fetch(&app, "/").await.1.contains("hit")).await;
     server.psql("update items set v = v + 10").await.unwrap();
-    super::common::eventually("the new sum", async || ask(&app, "/").await.0 == "23").await;
+    super::common::eventually("the new sum", async || fetch(&app, "/").await.0 == "23").await;
 }
 
 #[tokio::test]
@@ -315,15 +315,16 @@ async fn a_service_with_a_scope_of_its_own_counts_for_the_handler_that_calls_it(
         .layer(ScopeLayer)
         .with_state(db.clone());
     let page = async |State((db, inner)): State<(Database, Router)>| {
-        format!("{} {}", user(&db).await, ask(&inner, "/items").await.0)
+        format!("{} {}", user(&db).await, fetch(&inner, "/items").await.0)
     };
     let app = Router::new()
         .route("/page", get(page))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state((db, inner));
-    super::common::eventually("a hit", async || ask(&app, "/page").await.1.contains("hit")).await;
+    super::common::eventually("a hit", async || fetch(&app, "/page").await.1.contains("hit")).await;
     server.psql("update items set v = v + 10").await.unwrap();
-    super::common::eventually("the new sum", async || ask(&app, "/page").await.0 == "ada 23").await;
+    super::common::eventually("the new sum", async || fetch(&app, "/page").await.0 == "ada 23")
+        .await;
 }
 
 #[tokio::test]
@@ -343,5 +344,5 @@ async fn a_handler_sees_the_writes_of_a_layer_around_the_cache() {
         .layer(from_fn_with_state(db.clone(), log))
         .layer(ScopeLayer)
         .with_state(db);
-    assert_eq!(ask(&app, "/").await.0, "eve");
+    assert_eq!(fetch(&app, "/").await.0, "eve");
 }

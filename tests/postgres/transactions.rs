@@ -7,7 +7,7 @@ use axum::http::Request;
 use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Record, Sessions};
 
-use super::common::{ask, eventually, send};
+use super::common::{eventually, fetch, send};
 use super::world::{TTL, options, primary};
 
 const NAME: &str = "select name from users where id = 1";
@@ -108,10 +108,10 @@ async fn a_response_depends_on_the_rows_that_a_read_transaction_reads() {
         .route("/", get(async |State(db): State<Database>| both(&db).await.unwrap()))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state(db);
-    eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    eventually("a hit", async || fetch(&app, "/").await.1.contains("hit")).await;
     server.psql("update users set name = 'dan' where id = 3").await.unwrap();
     server.psql("update users set name = 'eve' where id = 2").await.unwrap();
-    eventually("the new name", async || ask(&app, "/").await.0 == "ada eve").await;
+    eventually("the new name", async || fetch(&app, "/").await.0 == "ada eve").await;
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_response_that_uses_a_read_transaction_of_another_scope_says_why_it_is
     let app = Router::new()
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)));
-    let (body, status) = ask(&app, "/").await;
+    let (body, status) = fetch(&app, "/").await;
     assert!(body == "ada" && status.contains("unnoted-reads"), "{status}");
 }
 
@@ -228,6 +228,6 @@ async fn a_failed_read_of_a_read_transaction_prevents_storing() {
         .route("/", get(handler))
         .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
         .with_state(db);
-    let status = ask(&app, "/").await.1;
+    let status = fetch(&app, "/").await.1;
     assert!(status.contains("read-failed"), "{status}");
 }

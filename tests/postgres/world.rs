@@ -13,7 +13,7 @@ use tidegate::{
 };
 use tidegate_testing::{FaultProxy, Postgres};
 
-use crate::common::{ask, eventually, read, send};
+use crate::common::{eventually, fetch, read, send};
 
 pub(crate) const TTL: Duration = Duration::from_mins(10);
 
@@ -54,7 +54,7 @@ pub(crate) fn options(primary: &Postgres) -> DatabaseOptions {
 
 /// One node of the service.
 ///
-/// `/users` and `/users/{id}` are cached, `/plain/{id}` is not and says which port answered.
+/// `/users` and `/users/{id}` are cached, `/plain/{id}` is not and says which port responded.
 pub(crate) struct Node {
     pub(crate) db: Database,
     pub(crate) cache: Cache,
@@ -87,10 +87,10 @@ impl Node {
     }
 
     pub(crate) async fn get(&self, uri: &str) -> (String, String) {
-        ask(&self.app, uri).await
+        fetch(&self.app, uri).await
     }
 
-    /// A GET that brings the token of an earlier answer.
+    /// A GET that brings the token of an earlier response.
     pub(crate) async fn get_with(&self, uri: &str, token: &HeaderMap) -> (String, String) {
         let mut request = Request::get(uri).body(Body::empty()).unwrap();
         request.headers_mut().extend(token.clone());
@@ -106,14 +106,14 @@ impl Node {
         HeaderMap::from_iter([("tidegate-position".parse().unwrap(), token)])
     }
 
-    /// Waits until these paths are answered from memory.
+    /// Waits until these paths are served from memory.
     pub(crate) async fn warm(&self, uris: &[&str]) {
         for uri in uris {
             eventually(uri, async || self.get(uri).await.1.contains("hit")).await;
         }
     }
 
-    /// Waits until a path is answered with this body.
+    /// Waits until a path has this body.
     pub(crate) async fn sees(&self, uri: &str, body: &str) {
         eventually(body, async || self.get(uri).await.0 == body).await;
     }
@@ -143,6 +143,6 @@ async fn rename(
     found(query.execute(db.writer()).await).map(drop)
 }
 
-fn found<T>(answer: Result<T, sqlx::Error>) -> Result<T, StatusCode> {
-    answer.map_err(|_error| StatusCode::SERVICE_UNAVAILABLE)
+fn found<T>(result: Result<T, sqlx::Error>) -> Result<T, StatusCode> {
+    result.map_err(|_error| StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -9,7 +9,7 @@ use tidegate::{CacheLayer, Database, DatabaseOptions, Listener, Policy, Redis};
 use tidegate_testing::RedisServer;
 
 use crate::common::shop::Shop;
-use crate::common::{ask, eventually};
+use crate::common::{eventually, fetch};
 use crate::entries;
 use crate::world::tiered;
 
@@ -32,26 +32,26 @@ async fn name(State(db): State<Database>) -> String {
 async fn restore_with(shop: &Shop, options: &str) {
     let redis = RedisServer::start().await.unwrap();
     let old = node(shop, &redis).await;
-    eventually("a hit", async || ask(&old, "/").await.1.contains("hit")).await;
+    eventually("a hit", async || fetch(&old, "/").await.1.contains("hit")).await;
     shop.back_up().await;
     shop.psql("update users set name = 'lost'").await;
-    eventually("the change is seen", async || ask(&old, "/").await.0 == "lost").await;
+    eventually("the change is seen", async || fetch(&old, "/").await.0 == "lost").await;
     let is_shared = async || {
-        let (body, status) = ask(&node(shop, &redis).await, "/").await;
+        let (body, status) = fetch(&node(shop, &redis).await, "/").await;
         body == "lost" && status.contains("shared")
     };
     eventually("a fresh node serves it from Redis", is_shared).await;
     shop.restore(options).await;
     assert!(!entries(&redis).await.is_empty(), "the entry is still there");
     let fresh = node(shop, &redis).await;
-    let (body, status) = ask(&fresh, "/").await;
+    let (body, status) = fetch(&fresh, "/").await;
     assert!(body == "ada" && !status.contains("hit"), "{body}: {status}");
     for node in [&old, &fresh] {
-        eventually("the copy is served", async || ask(node, "/").await.0 == "ada").await;
+        eventually("the copy is served", async || fetch(node, "/").await.0 == "ada").await;
     }
     shop.psql("update users set name = 'eve'").await;
     for node in [&fresh, &old] {
-        eventually("changes are seen", async || ask(node, "/").await.0 == "eve").await;
+        eventually("changes are seen", async || fetch(node, "/").await.0 == "eve").await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::common::{ask, eventually, values};
+use crate::common::{eventually, fetch, values};
 use crate::entries;
 use crate::world::World;
 use axum::Router;
@@ -67,17 +67,17 @@ async fn two_versions_that_share_a_redis_never_serve_each_others_responses() {
     let world = world().await;
     let (old, _) = service(&world, "1.0.0", "balance: ").await;
     let (new, _) = service(&world, "1.0.1", "{\"balance\": ").await;
-    assert_eq!(ask(&old, "/").await.0, "balance: -5");
+    assert_eq!(fetch(&old, "/").await.0, "balance: -5");
     are_stored(&world, 1).await;
-    assert_eq!(ask(&new, "/").await.0, "{\"balance\": -5");
+    assert_eq!(fetch(&new, "/").await.0, "{\"balance\": -5");
     are_stored(&world, 2).await;
     // Entries of one version are shared by its nodes.
     let (another, cache) = service(&world, "1.0.0", "balance: ").await;
-    assert_eq!(ask(&another, "/").await.0, "balance: -5");
+    assert_eq!(fetch(&another, "/").await.0, "balance: -5");
     assert_eq!(shared(&cache), 1);
     world.postgres.psql("update accounts set balance = 7 where id = 1").await.unwrap();
     eventually("both see the change", async || {
-        ask(&old, "/").await.0 == "balance: 7" && ask(&new, "/").await.0 == "{\"balance\": 7"
+        fetch(&old, "/").await.0 == "balance: 7" && fetch(&new, "/").await.0 == "{\"balance\": 7"
     })
     .await;
 }
@@ -132,23 +132,23 @@ async fn a_node_whose_type_has_reordered_fields_reloads_the_entries_of_others() 
         struct Account { id: i32, balance: i32, credit: i32 }
         => Account { id: 1, balance: -5, credit: 100_000 }
     };
-    let asked = value! {
+    let requested = value! {
         struct Account { id: i32, credit: i32, balance: i32 }
         => Account { id: 1, credit: 100_000, balance: -5 }
     };
     let path = is_on(&world, &old, stored.clone()).await;
     are_stored(&world, 4).await;
-    assert_eq!(is_on(&world, &new, asked.clone()).await, path);
+    assert_eq!(is_on(&world, &new, requested.clone()).await, path);
     assert_eq!((shared(&new), other_shape(&new)), (0, 4));
     // The other way round; and a node of the same version shares what is stored.
     let (another_old, another_new) = (world.node().await.0, world.node().await.0);
     eventually("all entries in Redis are of the new type", async || {
         let (node, _) = world.node().await;
-        is_on(&world, &node, asked.clone()).await;
+        is_on(&world, &node, requested.clone()).await;
         shared(&node) == 4
     })
     .await;
-    is_on(&world, &another_new, asked).await;
+    is_on(&world, &another_new, requested).await;
     assert_eq!((shared(&another_new), other_shape(&another_new)), (4, 0));
     is_on(&world, &another_old, stored).await;
     assert_eq!((shared(&another_old), other_shape(&another_old)), (0, 4));

@@ -193,7 +193,7 @@ async fn an_entry_stays_readable_while_its_slot_migrates() {
     let mut migrate = cmd("MIGRATE");
     migrate.arg(target.ip().to_string()).arg(target.port()).arg(place("a")).arg(0).arg(5000);
     spoil(&nodes[from], &mut migrate).await;
-    assert!(has(&redis, "a").await, "moved, and asked for where it was");
+    assert!(has(&redis, "a").await, "moved, and requested from where it was");
     for node in nodes.iter() {
         spoil(node, &mut setslot("NODE", &ids[to])).await;
     }
@@ -324,8 +324,8 @@ async fn a_wrong_address_or_password_is_reported_without_the_secret() {
     ] {
         let strict = RedisOptions::new(url.clone()).lazy(false);
         let error = strict.connect().await.expect_err("it can't be used");
-        let told = crate::common::told(&error);
-        assert!(told.contains(mend), "{told}");
-        assert!(!told.contains("wr0ng-secret"), "{told}");
+        let message = crate::common::with_causes(&error);
+        assert!(message.contains(mend), "{message}");
+        assert!(!message.contains("wr0ng-secret"), "{message}");
     }
 }

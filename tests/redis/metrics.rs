@@ -1,9 +1,9 @@
-//! What is told to a recorder, and that the dashboard, the alerts and the documentation keep to it.
+//! The metrics that a recorder receives. The dashboard, the alerts and the documentation use the same names.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::common::{ask, eventually};
+use crate::common::{eventually, fetch};
 use crate::world;
 use axum::Router;
 use axum::extract::{Path, State};
@@ -97,8 +97,8 @@ async fn metrics_are_correct_and_have_the_documented_names() {
 
     // The first computes the response, the second waits for it, since it is polled before any server can reply to the first,
     // and the third is a hit.
-    tokio::join!(ask(&world.app, "/1"), ask(&world.app, "/1"));
-    ask(&world.app, "/1").await;
+    tokio::join!(fetch(&world.app, "/1"), fetch(&world.app, "/1"));
+    fetch(&world.app, "/1").await;
     let requests = |result: &str, reason: &str| {
         format!(r#"tidegate_requests_total{{result="{result}",reason="{reason}"}}"#)
     };
@@ -119,13 +119,13 @@ async fn metrics_are_correct_and_have_the_documented_names() {
     assert!(world.value("tidegate_longest_log_age_seconds") > 0.0);
     assert!(same(world.value("tidegate_epoch_known"), 1));
 
-    ask(&world.app, "/audited/1").await;
-    ask(&world.app, "/audited/1").await;
+    fetch(&world.app, "/audited/1").await;
+    fetch(&world.app, "/audited/1").await;
     let audited = r#"tidegate_audited_total{route="/audited/{id}",result="same"}"#;
     eventually("it is compared", async || same(world.value(audited), 1)).await;
     assert!(same(world.value("tidegate_background_loads_total"), 1));
 
-    // Every name is told, with its help, and none that is not in the list.
+    // Every listed metric is recorded, with its help, and no other is.
     let text = world.scrape();
     let listed: BTreeSet<&str> = Metrics::ALL.iter().map(|metric| metric.name).collect();
     for metric in Metrics::ALL {
@@ -138,9 +138,9 @@ async fn metrics_are_correct_and_have_the_documented_names() {
         assert!(text.contains(&format!("# HELP {} ", metric.name)), "{metric:?}");
         assert_eq!(kind == "counter", metric.name.ends_with("_total"), "{metric:?}");
     }
-    let told = text.lines().filter(|line| !line.starts_with('#'));
-    let told: Vec<&str> = told.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
-    assert!(names(&told.join(" ")).is_subset(&listed));
+    let recorded = text.lines().filter(|line| !line.starts_with('#'));
+    let recorded: Vec<&str> = recorded.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
+    assert!(names(&recorded.join(" ")).is_subset(&listed));
 }
 
 #[tokio::test]
@@ -157,8 +157,8 @@ async fn metrics_report_lag_an_open_breaker_and_lost_servers() {
     eventually("it catches up", async || same(world.value(lag), 0)).await;
 
     world.redis.kill().await.unwrap();
-    ask(&world.app, "/1").await;
-    ask(&world.app, "/2").await;
+    fetch(&world.app, "/1").await;
+    fetch(&world.app, "/2").await;
     let open = async || same(world.value("tidegate_store_breaker_open"), 1);
     eventually("the breaker opens", open).await;
     let gone = async || same(world.value("tidegate_store_connected"), 0);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, calls, eventually, send};
+use crate::common::{calls, eventually, fetch, send};
 use crate::entries;
 use crate::world::{World, tiered};
 use axum::Router;
@@ -132,7 +132,7 @@ async fn storm(nodes: &[&Router], uri: &'static str) {
     let requests = nodes.iter().flat_map(|node| {
         (0..STORM).map(|_| {
             let node = (*node).clone();
-            tokio::spawn(async move { ask(&node, uri).await.0 })
+            tokio::spawn(async move { fetch(&node, uri).await.0 })
         })
     });
     let requests: Vec<_> = requests.collect();
@@ -157,7 +157,7 @@ async fn a_stampede_on_four_nodes_runs_the_handler_once() {
 async fn a_stampede_for_an_entry_in_redis_causes_few_reads() {
     let service = Service::new().await;
     let (a, b) = (service.node().await.0, service.node().await.0);
-    ask(&a, "/1").await;
+    fetch(&a, "/1").await;
     eventually("it is in Redis", async || !entries(&service.world.redis).await.is_empty()).await;
     service.world.redis.run::<()>(cmd("CONFIG").arg("RESETSTAT")).await.unwrap();
     storm(&[&b], "/1").await;
@@ -171,12 +171,12 @@ async fn a_stampede_for_an_entry_in_redis_causes_few_reads() {
 async fn an_entry_of_one_node_is_served_by_another_and_a_change_reaches_both() {
     let service = Service::new().await;
     let ((a, _), (b, _)) = (service.node().await, service.node().await);
-    ask(&a, "/1").await;
-    eventually("b has it from Redis", async || ask(&b, "/1").await.1.contains("shared")).await;
+    fetch(&a, "/1").await;
+    eventually("b has it from Redis", async || fetch(&b, "/1").await.1.contains("shared")).await;
     assert_eq!(service.runs(), 1);
     service.world.postgres.psql("update t set n = 7 where id = 1").await.unwrap();
-    eventually("a sees it", async || ask(&a, "/1").await.0 == "7").await;
-    eventually("b sees it", async || ask(&b, "/1").await.0 == "7").await;
+    eventually("a sees it", async || fetch(&a, "/1").await.0 == "7").await;
+    eventually("b sees it", async || fetch(&b, "/1").await.0 == "7").await;
 }
 
 /// The lease of a minute is given back, or found to be of no use, long before it ends.
@@ -185,11 +185,11 @@ async fn no_node_waits_for_an_entry_that_another_node_cannot_provide() {
     let service = Service::new().await;
     let ((a, _), (b, _)) = (service.node().await, service.node().await);
     let rounds = async {
-        let both = futures_util::future::join(ask(&a, "/cookie/1"), ask(&b, "/cookie/1"));
+        let both = futures_util::future::join(fetch(&a, "/cookie/1"), fetch(&b, "/cookie/1"));
         let (one, other) = service.together(2, 2, both).await;
         assert_eq!((one.0.as_str(), other.0.as_str()), ("0", "0"));
         for n in 1..20 {
-            tokio::join!(ask(&a, "/1"), ask(&b, "/1"));
+            tokio::join!(fetch(&a, "/1"), fetch(&b, "/1"));
             service
                 .world
                 .postgres
@@ -197,7 +197,7 @@ async fn no_node_waits_for_an_entry_that_another_node_cannot_provide() {
                 .await
                 .unwrap();
             let seen = async |node: &Router| {
-                eventually("it is seen", async || ask(node, "/1").await.0 == n.to_string()).await;
+                eventually("it is seen", async || fetch(node, "/1").await.0 == n.to_string()).await;
             };
             service.together(0, 2, futures_util::future::join(seen(&a), seen(&b))).await;
         }
@@ -226,7 +226,7 @@ async fn no_node_waits_for_the_end_of_a_stream_on_another_node() {
     drop(on_a);
 }
 
-/// A node that starts trusts what the shared store has, as far as the log tells.
+/// A node that starts trusts the entries in the shared store that the log does not invalidate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_starting_node_is_warm_and_knows_earlier_changes() {
     let service = Service::new().await;
@@ -238,14 +238,14 @@ async fn a_starting_node_is_warm_and_knows_earlier_changes() {
         marked.is_ok_and(|marked| cache.fences().seen().is_some_and(|seen| seen.position > marked))
     })
     .await;
-    ask(&a, "/1").await;
-    ask(&a, "/2").await;
+    fetch(&a, "/1").await;
+    fetch(&a, "/2").await;
     service.world.postgres.psql("update t set n = 7 where id = 2").await.unwrap();
     eventually("they are stored", async || entries(&service.world.redis).await.len() >= 2).await;
     let (late, _) = service.node().await;
-    let (body, status) = ask(&late, "/1").await;
+    let (body, status) = fetch(&late, "/1").await;
     assert!(body == "0" && status.contains("shared"), "{status}");
-    let (body, status) = ask(&late, "/2").await;
+    let (body, status) = fetch(&late, "/2").await;
     assert!(body == "7" && status.contains("changed"), "{status}");
 }
 
@@ -258,7 +258,7 @@ async fn no_request_fails_whatever_redis_does() {
     let app = service.router(&cache);
     let all_succeed = async |from: u32| {
         for id in from..from + 20 {
-            assert_eq!(ask(&app, &format!("/{id}")).await.0, "0");
+            assert_eq!(fetch(&app, &format!("/{id}")).await.0, "0");
         }
     };
     service.world.redis.pause().unwrap();
@@ -272,7 +272,7 @@ async fn no_request_fails_whatever_redis_does() {
     let mut id = 300;
     eventually("Redis is used again", async || {
         id += 1;
-        ask(&app, &format!("/{id}")).await;
+        fetch(&app, &format!("/{id}")).await;
         !entries(&service.world.redis).await.is_empty()
     })
     .await;
@@ -283,7 +283,7 @@ async fn no_request_fails_whatever_redis_does() {
 async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
     let service = Service::new().await;
     let (app, _) = service.node().await;
-    ask(&app, "/1").await;
+    fetch(&app, "/1").await;
     let mut key = Vec::new();
     eventually("it is stored", async || {
         key = entries(&service.world.redis).await;
@@ -292,11 +292,11 @@ async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
     .await;
     let old: Vec<u8> = service.world.redis.run(cmd("GET").arg(&key[0])).await.unwrap();
     service.world.postgres.psql("update t set n = 7 where id = 1").await.unwrap();
-    eventually("the change is seen", async || ask(&app, "/1").await.0 == "7").await;
+    eventually("the change is seen", async || fetch(&app, "/1").await.0 == "7").await;
     service.world.redis.run::<()>(cmd("SET").arg(&key[0]).arg(&old)).await.unwrap();
     let (fresh, _) = service.node().await;
     for node in [&app, &fresh] {
-        assert_eq!(ask(node, "/1").await.0, "7");
+        assert_eq!(fetch(node, "/1").await.0, "7");
     }
 }
 

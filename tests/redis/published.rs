@@ -11,7 +11,7 @@ use tidegate::{
 };
 use tidegate_testing::FaultProxy;
 
-use crate::common::{ask, eventually};
+use crate::common::{eventually, fetch};
 use crate::entries;
 use crate::world::{World, tiered};
 
@@ -58,7 +58,7 @@ impl Service {
     async fn store(&self, node: &Node, ids: &[i32]) {
         for id in ids {
             eventually("it is stored", async || {
-                ask(&node.app, &format!("/{id}")).await.1.contains("hit")
+                fetch(&node.app, &format!("/{id}")).await.1.contains("hit")
             })
             .await;
         }
@@ -79,9 +79,9 @@ impl Service {
     async fn is_led_by(&self, node: &Node) {
         eventually("it is the relay", async || node.listener.role() == RelayRole::Relay).await;
         let n = self.world.postgres.psql("select n + 1 from t where id = 99").await.unwrap();
-        eventually("it is stored", async || ask(&node.app, "/99").await.1.contains("hit")).await;
+        eventually("it is stored", async || fetch(&node.app, "/99").await.1.contains("hit")).await;
         self.set(&[99], n.parse().unwrap()).await;
-        eventually("it sees a change", async || ask(&node.app, "/99").await.0 == n).await;
+        eventually("it sees a change", async || fetch(&node.app, "/99").await.0 == n).await;
     }
 
     async fn kept_slots(&self) -> String {
@@ -98,9 +98,9 @@ async fn read(State(db): State<Database>, Path(id): Path<i32>) -> String {
 
 /// Whether a row is served from Redis as it is, and another one, which has changed, is not.
 async fn knows(node: &Node, (same, n): (i32, &str), (changed, now): (i32, &str)) {
-    let (body, status) = ask(&node.app, &format!("/{same}")).await;
+    let (body, status) = fetch(&node.app, &format!("/{same}")).await;
     assert!(body == n && status.contains("hit"), "/{same}: {body} {status}");
-    let (body, status) = ask(&node.app, &format!("/{changed}")).await;
+    let (body, status) = fetch(&node.app, &format!("/{changed}")).await;
     assert!(body == now && !status.contains("hit"), "/{changed}: {body} {status}");
 }
 
@@ -116,7 +116,7 @@ async fn a_starting_node_knows_the_changes_that_the_relay_knows() {
         let late = service.node().await;
         knows(&late, (id, "0"), (id + 1, "7")).await;
         service.set(&[id], 8).await;
-        eventually("it follows", async || ask(&late.app, &format!("/{id}")).await.0 == "8").await;
+        eventually("it follows", async || fetch(&late.app, &format!("/{id}")).await.0 == "8").await;
     }
     assert_eq!(service.kept_slots().await, "0", "what a slot may retain is not bounded");
 }
@@ -138,7 +138,7 @@ async fn another_node_that_becomes_the_relay_continues_the_stream() {
         service.set(&ids[2..], 8).await;
         service.is_led_by(&nodes[0]).await;
         let changed = format!("/{}", ids[2]);
-        eventually("it reads on", async || ask(&nodes[0].app, &changed).await.0 == "8").await;
+        eventually("it reads on", async || fetch(&nodes[0].app, &changed).await.0 == "8").await;
         knows(&nodes[0], (ids[0], "0"), (ids[1], "7")).await;
     }
     assert_eq!(service.kept_slots().await, "1");
@@ -159,12 +159,12 @@ async fn a_relay_that_is_replaced_while_it_lives_leaves_its_slot_to_the_next() {
     line.cut();
     eventually("it is replaced", async || second.listener.role() == RelayRole::Relay).await;
     service.set(&[2], 7).await;
-    eventually("it sees a change", async || ask(&second.app, "/2").await.0 == "7").await;
-    let (body, status) = ask(&second.app, "/1").await;
+    eventually("it sees a change", async || fetch(&second.app, "/2").await.0 == "7").await;
+    let (body, status) = fetch(&second.app, "/1").await;
     assert!(body == "0" && status.contains("hit"), "{status}");
     line.heal().await.unwrap();
-    eventually("it follows", async || first.listener.role() == RelayRole::Follower).await;
-    eventually("it sees the change", async || ask(&first.app, "/2").await.0 == "7").await;
+    eventually("it follows", async || first.listener.role() == RelayRole::Relayed).await;
+    eventually("it sees the change", async || fetch(&first.app, "/2").await.0 == "7").await;
     assert_eq!(service.world.postgres.psql(names).await.unwrap(), slot);
 }
 
@@ -186,7 +186,7 @@ async fn a_node_that_starts_after_all_have_stopped_knows_the_changes_since_then(
     service.set(&[3], 8).await;
     let late = service.node().await;
     knows(&late, (1, "0"), (3, "8")).await;
-    let (body, _) = ask(&late.app, "/2").await;
+    let (body, _) = fetch(&late.app, "/2").await;
     assert_eq!(body, "7");
     assert_eq!(service.kept_slots().await, "1");
 }
@@ -208,8 +208,8 @@ async fn a_node_that_cannot_continue_the_stream_invalidates_all_stored_entries()
     .await;
     service.set(&[2], 7).await;
     service.is_led_by(&second).await;
-    eventually("it sees the change", async || ask(&second.app, "/2").await.0 == "7").await;
-    assert_eq!(ask(&second.app, "/1").await.0, "0");
+    eventually("it sees the change", async || fetch(&second.app, "/2").await.0 == "7").await;
+    assert_eq!(fetch(&second.app, "/1").await.0, "0");
     assert_eq!(service.kept_slots().await, "1");
 }
 
@@ -226,7 +226,7 @@ async fn a_stream_that_ends_whenever_it_is_continued_starts_over() {
             "drop publication tidegate; update t set n = {n} where id = 1; create publication tidegate for table t"
         );
         service.world.postgres.psql(&replaced).await.unwrap();
-        eventually("it sees the change", async || ask(&node.app, "/1").await.0 == n.to_string())
+        eventually("it sees the change", async || fetch(&node.app, "/1").await.0 == n.to_string())
             .await;
     }
     service.is_led_by(&node).await;
@@ -245,8 +245,8 @@ async fn a_slot_does_not_keep_its_server_from_shutting_down() {
     let restarted = tokio::time::timeout(Duration::from_secs(20), service.world.postgres.restart());
     restarted.await.expect("it shuts down").unwrap();
     eventually("it is followed again", async || {
-        ask(&node.app, "/1").await == ("7".to_owned(), ask(&node.app, "/1").await.1)
-            && ask(&node.app, "/1").await.1.contains("hit")
+        fetch(&node.app, "/1").await == ("7".to_owned(), fetch(&node.app, "/1").await.1)
+            && fetch(&node.app, "/1").await.1.contains("hit")
     })
     .await;
 }
@@ -275,5 +275,5 @@ async fn the_slot_is_dropped_with_the_last_published_table() {
     eventually("it is dropped", async || service.kept_slots().await == "0").await;
     service.store(&node, &[1]).await;
     service.set(&[1], 7).await;
-    eventually("triggers tell of changes", async || ask(&node.app, "/1").await.0 == "7").await;
+    eventually("triggers record changes", async || fetch(&node.app, "/1").await.0 == "7").await;
 }

@@ -70,13 +70,13 @@ async fn concurrent_reads_take_few_commands_and_each_gets_its_own_value() {
     spoil(&server, 8, "SET", &encode(&numbered(9))).await;
     spoil(&server, 11, "LPUSH", b"x").await;
     redis.remove(&key(13)).await.unwrap();
-    let has_each_its_own = |answers: Vec<Result<Option<String>, StoreError>>| {
-        assert_eq!(answers.len(), READS);
-        for (name, answer) in answers.into_iter().enumerate() {
+    let has_each_its_own = |results: Vec<Result<Option<String>, StoreError>>| {
+        assert_eq!(results.len(), READS);
+        for (name, result) in results.into_iter().enumerate() {
             match name {
-                7 => assert!(matches!(answer, Err(StoreError::Decode(_))), "{answer:?}"),
-                8 | 11 | 13 => assert_eq!(answer.unwrap(), None, "{name}"),
-                _ => assert_eq!(answer.unwrap().unwrap(), name.to_string()),
+                7 => assert!(matches!(result, Err(StoreError::Decode(_))), "{result:?}"),
+                8 | 11 | 13 => assert_eq!(result.unwrap(), None, "{name}"),
+                _ => assert_eq!(result.unwrap().unwrap(), name.to_string()),
             }
         }
     };
@@ -123,15 +123,15 @@ async fn a_server_that_refuses_mget_is_read_key_by_key() {
     let other = Redis::connect(server.url()).await.unwrap();
     for _ in 0..2 {
         run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
-        let answers = all(&redis).await.into_iter().enumerate();
-        for (name, answer) in answers.chain(batch(&other).await.into_iter().enumerate()) {
-            assert_eq!(answer.unwrap().unwrap(), name.to_string());
+        let results = all(&redis).await.into_iter().enumerate();
+        for (name, result) in results.chain(batch(&other).await.into_iter().enumerate()) {
+            assert_eq!(result.unwrap().unwrap(), name.to_string());
         }
         assert_eq!(calls(&server, "get").await, 2 * READS);
     }
     run(&server, cmd("ACL").arg(&["SETUSER", "default", "-get"])).await;
     let all = all(&redis).await.into_iter().chain(batch(&other).await);
-    assert!(all.into_iter().all(|answer| matches!(answer, Err(StoreError::Backend(_)))));
+    assert!(all.into_iter().all(|result| matches!(result, Err(StoreError::Backend(_)))));
 }
 
 #[tokio::test]
@@ -186,8 +186,8 @@ async fn a_stalled_runtime_does_not_block_reads_of_others() {
     let (waits, _runtime) = standing_still(begun);
     assert!(waits);
     let all = timeout(NEVER, all(&redis)).await.expect("they wait for it");
-    for (name, answer) in all.into_iter().enumerate() {
-        assert_eq!(answer.unwrap().unwrap(), name.to_string());
+    for (name, result) in all.into_iter().enumerate() {
+        assert_eq!(result.unwrap().unwrap(), name.to_string());
     }
 }
 
@@ -216,7 +216,7 @@ async fn a_read_sent_by_a_stalled_runtime_times_out() {
     joined.send(()).unwrap();
     let _runtime = sending.await.unwrap();
     server.resume().unwrap();
-    let answer = timeout(NEVER, second).await.expect("it waits for the other runtime");
-    assert!(matches!(answer, Err(StoreError::Timeout(_))), "{answer:?}");
+    let result = timeout(NEVER, second).await.expect("it waits for the other runtime");
+    assert!(matches!(result, Err(StoreError::Timeout(_))), "{result:?}");
     assert_eq!(body(&redis, 1).await.unwrap().unwrap(), "1", "and the next read does not");
 }

@@ -1,10 +1,10 @@
-//! One node looks at the log for all that share a Redis.
+//! One node polls the log for all nodes that share a Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, eventually, read, send};
+use crate::common::{eventually, fetch, read, send};
 use crate::world::{World, tiered};
 use axum::Router;
 use axum::extract::State;
@@ -63,7 +63,7 @@ impl Service {
         Node { app, cache, listener }
     }
 
-    /// Nodes of which one looks for all.
+    /// Nodes of which one polls the log for all.
     async fn nodes(&self, number: usize) -> Vec<Node> {
         let mut nodes = Vec::new();
         for _ in 0..number {
@@ -100,17 +100,18 @@ fn roles(nodes: &[Node], role: RelayRole) -> usize {
     nodes.iter().filter(|node| node.listener.role() == role).count()
 }
 
-/// Waits until one looks for all.
+/// Waits until one node polls the log for all.
 async fn settled(nodes: &[Node]) {
-    eventually("one looks for all", async || {
-        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Follower) == nodes.len() - 1
+    eventually("one node polls the log for all", async || {
+        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Relayed) == nodes.len() - 1
     })
     .await;
 }
 
 async fn all_see(nodes: &[Node], n: usize) {
     for node in nodes {
-        eventually("a write is seen", async || ask(&node.app, "/").await.0 == n.to_string()).await;
+        eventually("a write is seen", async || fetch(&node.app, "/").await.0 == n.to_string())
+            .await;
     }
 }
 
@@ -128,13 +129,13 @@ async fn one_node_polls_the_log_for_all() {
         service.set(n).await;
         all_see(&nodes, n).await;
     }
-    assert_eq!(looks(&nodes), before, "a node that is told looked for itself");
+    assert_eq!(looks(&nodes), before, "a relayed node polled the log itself");
     let ages = nodes.iter().map(|node| node.cache.fences().age());
     assert!(ages.flatten().all(|age| age < Duration::from_secs(5)));
 }
 
-/// Each node that looked for itself would have a fence of its own for the write, and find what another
-/// made a little too old.
+/// If each node polled the log itself, it would have its own fence for the write, and reject entries of other nodes as a
+/// little too old.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_write_causes_one_refill_for_all_nodes() {
     let service = Service::new().await;
@@ -176,7 +177,7 @@ async fn a_relay_that_loses_the_primary_hands_over_its_leadership() {
     let nodes = [first, second];
     settled(&nodes).await;
     proxy.cut();
-    eventually("the other is elected, and tells the first", async || {
+    eventually("the other is elected and relays to the first", async || {
         nodes[1].listener.role() == RelayRole::Relay
     })
     .await;
@@ -192,7 +193,7 @@ async fn without_redis_each_node_polls_the_log_itself() {
     let mut service = Service::new().await;
     let nodes = service.nodes(3).await;
     service.world.redis.kill().await.unwrap();
-    eventually("each looks for itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
+    eventually("each polls the log itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
     service.set(1).await;
     all_see(&nodes, 1).await;
     service.world.redis.restart().await.unwrap();
@@ -201,7 +202,7 @@ async fn without_redis_each_node_polls_the_log_itself() {
     all_see(&nodes, 2).await;
 }
 
-/// What was told meanwhile never arrives. The node notices that it has a gap, or that nobody answers.
+/// Messages that were published meanwhile never arrive. The node notices the gap, or that nobody replies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_receives_no_messages_polls_the_log_itself() {
     let service = Service::new().await;
@@ -228,11 +229,11 @@ async fn a_session_reads_its_writes_on_every_node() {
         let token = written.headers()["tidegate-position"].clone();
         for node in &nodes {
             let request = Request::get("/").header("tidegate-position", &token);
-            let answer = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
-            assert_eq!(read(answer).await.0, n.to_string());
+            let response = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
+            assert_eq!(read(response).await.0, n.to_string());
         }
     }
-    assert_eq!(roles(&nodes, RelayRole::Follower), 3, "all along, one has looked for all");
+    assert_eq!(roles(&nodes, RelayRole::Relayed), 3, "one node polled the log for all, all along");
 }
 
 /// The old primary still runs, and the relay's connection leads to it.
@@ -258,12 +259,12 @@ async fn a_session_that_wrote_on_a_new_primary_gets_no_response_from_the_old_one
     let token = written.headers()["tidegate-position"].clone();
     for node in &nodes {
         let request = Request::get("/").header("tidegate-position", &token);
-        let answer = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
-        assert_eq!(read(answer).await.0, "7");
+        let response = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
+        assert_eq!(read(response).await.0, "7");
     }
 }
 
-/// It has missed nothing, and asks the relay again while it can't read the log itself.
+/// It has missed nothing, and sends sync requests again while it can't read the log itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_the_primary_refuses_follows_the_next_relay() {
     let service = Service::new().await;
@@ -290,7 +291,7 @@ async fn a_node_that_the_primary_refuses_follows_the_next_relay() {
     assert_eq!(second.listener.role(), RelayRole::Relay);
 }
 
-/// No trigger tells of it.
+/// No trigger reports it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_change_reaches_every_node_with_one_floor() {
     let service = Service::new().await;
@@ -300,7 +301,7 @@ async fn a_schema_change_reaches_every_node_with_one_floor() {
     };
     let before = floors(&nodes);
     service.world.postgres.psql("alter table t add column m int").await.unwrap();
-    eventually("everything is made anew", async || {
+    eventually("everything is invalidated", async || {
         floors(&nodes).iter().zip(&before).all(|(now, before)| now > before)
     })
     .await;
@@ -315,15 +316,15 @@ async fn nodes_without_the_relay_each_poll_the_log_themselves() {
     let nodes = [service.node_with(alone()).await, service.node_with(alone()).await];
     service.set(1).await;
     all_see(&nodes, 1).await;
-    let before = nodes.each_ref().map(|node| node.listener.polls());
-    eventually("both look", async || {
-        nodes.iter().zip(before).all(|(node, before)| node.listener.polls() > before)
+    let before = nodes.each_ref().map(|node| node.listener.looks());
+    eventually("both poll", async || {
+        nodes.iter().zip(before).all(|(node, before)| node.listener.looks() > before)
     })
     .await;
     assert_eq!(roles(&nodes, RelayRole::Standalone), 2);
 }
 
-/// Forged news and questions, unsigned, on the very channels that the nodes use.
+/// Forged batches and sync requests, unsigned, on the very channels that the nodes use.
 #[tokio::test(flavor = "multi_thread")]
 async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
     let service = Service::new().await;
@@ -340,9 +341,9 @@ async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
     assert_eq!(channels.len(), 2, "invalidations and sync requests: {channels:?}");
     for channel in channels {
         let forged = [&b"TGR\x02"[..], &[0xff; 34]].concat();
-        let heard: u64 =
+        let receivers: u64 =
             service.world.redis.run(redis::cmd("PUBLISH").arg(channel).arg(forged)).await.unwrap();
-        assert_eq!(heard, 1);
+        assert_eq!(receivers, 1);
     }
     eventually("both were refused", async || refused() == 2).await;
     service.set(2).await;

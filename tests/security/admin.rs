@@ -10,7 +10,7 @@ use serde_json::json;
 use tidegate::Admin;
 
 use crate::common::admin::{change, greeting, json, policy};
-use crate::common::{ask, read, send};
+use crate::common::{fetch, read, send};
 
 const SECRET: &str = "0123456789abcdef";
 
@@ -89,9 +89,9 @@ async fn a_cross_origin_request_changes_nothing() {
     let done = change(&page, "/api/switch", &[(intent, "1"), (site, "same-origin")], &off).await;
     assert_eq!(done.status(), StatusCode::NO_CONTENT);
     assert_eq!(json(&page, "/api/status").await["off"], true);
-    assert!(ask(&app, "/hello").await.1.contains("off"));
+    assert!(fetch(&app, "/hello").await.1.contains("off"));
     change(&page, "/api/switch", &[(intent, "1")], &json!({ "off": false })).await;
-    assert!(!ask(&app, "/hello").await.1.contains("off"));
+    assert!(!fetch(&app, "/hello").await.1.contains("off"));
 }
 
 #[tokio::test]

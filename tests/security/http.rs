@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, both_policies, cache, read, send, ttl};
+use crate::common::{both_policies, cache, fetch, read, send, ttl};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery};
@@ -66,7 +66,7 @@ async fn never_reaches(attack: impl Fn() -> Request<Body>, victim: impl Fn() -> 
 async fn never_stored(
     status: u16,
     headers: &[(&'static str, &'static str)],
-    asked: &[(&str, &str)],
+    sent: &[(&str, &str)],
 ) {
     for policy in both_policies() {
         let runs = Arc::new(AtomicUsize::new(0));
@@ -84,14 +84,14 @@ async fn never_stored(
         };
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for run in 1..=2 {
-            assert_eq!(read(send(&app, plain(asked)).await).await.0, run.to_string());
+            assert_eq!(read(send(&app, plain(sent)).await).await.0, run.to_string());
         }
     }
 }
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 
-// Poisoning: what is not in the key must not be in the answer.
+// Poisoning: what is not in the key must not be in the response.
 
 #[tokio::test]
 async fn x_forwarded_host_cannot_poison_the_cache() {
@@ -181,7 +181,7 @@ async fn a_range_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("range", "bytes=0-0")]), || plain(&[])).await;
 }
 
-// Parameter cloaking and key injection: two requests that a handler tells apart have two keys.
+// Parameter cloaking and key injection: two requests that a handler distinguishes have two keys.
 
 /// Each of these is another query to some parser.
 const QUERIES: [&str; 20] = [
@@ -214,7 +214,7 @@ async fn parameters_cannot_be_cloaked_by_separators_duplicates_or_encodings() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
         for _ in 0..2 {
             for query in QUERIES {
-                assert_eq!(ask(&app, &format!("/?{query}")).await.0, query);
+                assert_eq!(fetch(&app, &format!("/?{query}")).await.0, query);
             }
         }
     }
@@ -233,7 +233,7 @@ async fn an_allowed_parameter_cannot_be_cloaked() {
         ("utm=x&a[]=5", "a[]=5"),
         ("a.b=6", "a.b=6"),
     ] {
-        assert_eq!(ask(&app, &format!("/?{query}")).await.0, counting);
+        assert_eq!(fetch(&app, &format!("/?{query}")).await.0, counting);
     }
 }
 
@@ -259,12 +259,12 @@ async fn unicode_lookalikes_have_separate_keys() {
     let app =
         Router::new().route("/{name}", get(handler)).layer(CacheLayer::with_policy(cache(), ttl()));
     for (path, name) in [("/%C3%A9", "\u{e9}"), ("/e%CC%81", "e\u{301}"), ("/%c3%a9", "\u{e9}")] {
-        let (body, status) = ask(&app, path).await;
+        let (body, status) = fetch(&app, path).await;
         assert!(body == name && status.contains("absent"), "{path}: {status}");
     }
 }
 
-// Deception: an answer is stored by its route and never by what its path looks like.
+// Deception: a response is stored by its route and never by what its path looks like.
 
 fn account() -> Router {
     let runs = Arc::new(AtomicUsize::new(0));
@@ -288,7 +288,7 @@ async fn is_never_cached(path: &str) {
         let (_, status) =
             read(send(&app, request(Method::GET, path, &[("cookie", "alice")], "")).await).await;
         assert!(!status.contains("stored") && !status.contains("; hit;"), "{path}: {status}");
-        let (body, status) = ask(&app, path).await;
+        let (body, status) = fetch(&app, path).await;
         assert!(!body.contains("alice"), "{path}: {status}");
     }
 }
@@ -323,7 +323,7 @@ async fn paths_that_only_look_alike_have_separate_keys() {
             for path in
                 ["/a", "/a/", "//a", "/./a", "/b/../a", "/%61", "/A", "/a%2F", "/a;x", "/a%20"]
             {
-                assert_eq!(ask(&app, path).await.0, path);
+                assert_eq!(fetch(&app, path).await.0, path);
             }
         }
     }
@@ -602,16 +602,16 @@ async fn allowed_origins_and_codings_are_not_shared_even_without_a_vary_field() 
     };
     for policy in both_policies() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
-        for (asked, said, values) in [
+        for (field, said, values) in [
             ("origin", "access-control-allow-origin", ["https://a.example", "https://b.example"]),
             ("accept-encoding", "content-encoding", ["gzip", "br"]),
         ] {
             for value in [values[0], values[1], values[0]] {
-                let path = format!("/{asked}");
-                let response = send(&app, request(Method::GET, &path, &[(asked, value)], "")).await;
+                let path = format!("/{field}");
+                let response = send(&app, request(Method::GET, &path, &[(field, value)], "")).await;
                 assert_eq!(response.headers()[said], value, "{:?}", response.headers());
             }
-            let path = format!("/{asked}");
+            let path = format!("/{field}");
             let response = send(&app, request(Method::GET, &path, &[], "")).await;
             assert!(!response.headers().contains_key(said), "{:?}", response.headers());
         }
@@ -642,7 +642,7 @@ async fn forgetful(headers: HeaderMap) -> impl IntoResponse {
 #[tokio::test]
 async fn a_response_without_a_vary_field_does_not_take_the_place_of_the_variants() {
     for policy in both_policies() {
-        for (asked, said, more) in [
+        for (field, said, more) in [
             ("origin", "access-control-allow-origin", ("x-other", "1")),
             ("origin", "access-control-allow-origin", ("x-compressed", "1")),
             ("accept-language", "content-language", ("x-other", "1")),
@@ -650,14 +650,14 @@ async fn a_response_without_a_vary_field_does_not_take_the_place_of_the_variants
             let layer = CacheLayer::with_policy(cache(), policy.clone());
             let app = Router::new().fallback(forgetful).layer(layer);
             for (at, value) in ["a", "", "a", "", "b", "a", "b", ""].into_iter().enumerate() {
-                let fields = [(asked, value), more];
+                let fields = [(field, value), more];
                 let fields = if value.is_empty() { &fields[1..] } else { &fields };
                 let response = send(&app, request(Method::GET, "/", fields, "")).await;
                 let got = response.headers().get(said).map_or("", |got| got.to_str().unwrap());
                 assert_eq!(got, value, "{at}: {:?}", response.headers());
-                let told = response.headers()["cache-status"].to_str().unwrap();
+                let status = response.headers()["cache-status"].to_str().unwrap();
                 let is_new = [0, 1, 4].contains(&at);
-                assert_eq!(!told.contains("; hit"), is_new, "{at}: {told}");
+                assert_eq!(!status.contains("; hit"), is_new, "{at}: {status}");
             }
         }
     }
@@ -677,15 +677,15 @@ async fn a_response_that_varies_no_more_serves_all_requests() {
         };
         let policy = policy.stale_if_error(TTL * 60);
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
-        let told = async |language| {
+        let status = async |language| {
             read(send(&app, plain(&[("accept-language", language)])).await).await.1
         };
-        told("de").await;
+        status("de").await;
         varies.store(false, Ordering::SeqCst);
         tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(told("de").await.contains("expired"));
-        let told = told("fr").await;
-        assert!(told.contains("; hit"), "{told}");
+        assert!(status("de").await.contains("expired"));
+        let status = status("fr").await;
+        assert!(status.contains("; hit"), "{status}");
     }
 }
 
@@ -763,15 +763,15 @@ async fn security_invented_variants_never_evict_one_in_use() {
     };
     let layer = CacheLayer::with_policy(cache(), Policy::standard());
     let app = Router::new().fallback(handler).layer(layer);
-    let ask = async |language: &str| {
+    let fetch = async |language: &str| {
         read(send(&app, plain(&[("accept-language", language)])).await).await
     };
-    ask("de").await;
+    fetch("de").await;
     for junk in 0..1000 {
-        let (text, status) = ask("de").await;
+        let (text, status) = fetch("de").await;
         assert!(text == "de" && status.contains("; hit"), "after {junk}: {status}");
         for n in 0..10 {
-            ask(&format!("x-{junk}-{n}")).await;
+            fetch(&format!("x-{junk}-{n}")).await;
         }
     }
 }
@@ -782,7 +782,7 @@ async fn the_memory_taken_by_any_number_of_keys_is_bounded() {
     let layer = CacheLayer::with_policy(cache.clone(), ttl());
     let app = Router::new().fallback(any(mirror)).layer(layer);
     for at in 0..5000 {
-        drop(ask(&app, &format!("/?{at}={}", "x".repeat(500))).await);
+        drop(fetch(&app, &format!("/?{at}={}", "x".repeat(500))).await);
     }
     let shown = format!("{cache:?}");
     let bytes = shown.split("bytes: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
@@ -794,7 +794,7 @@ async fn a_request_for_many_ranges_gets_the_whole_body() {
     let app = Router::new()
         .fallback(|| async { ([FRESH], "0123456789") })
         .layer(CacheLayer::with_policy(cache(), Policy::standard()));
-    drop(ask(&app, "/page").await);
+    drop(fetch(&app, "/page").await);
     let many = format!("bytes={}", vec!["0-"; 1000].join(","));
     let response = send(&app, plain(&[("range", &many)])).await;
     assert_eq!(response.status(), 200);
@@ -820,25 +820,28 @@ async fn a_write_invalidates_no_page_but_its_own() {
     };
     let layer = CacheLayer::with_policy(cache(), Policy::standard());
     let app = Router::new().fallback(any(handler)).layer(layer);
-    let ask = |method: &str, path: &str, place: &str| {
+    let fetch = |method: &str, path: &str, place: &str| {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let asked = [("host", "example.org"), ("x-place", place)];
-        read_by(&app, request(method, path, &asked, ""))
+        let fields = [("host", "example.org"), ("x-place", place)];
+        read_by(&app, request(method, path, &fields, ""))
     };
-    drop(ask("GET", "/page", "").await);
+    drop(fetch("GET", "/page", "").await);
     for method in ["POST", "PUT", "DELETE", "PATCH", "UNKNOWN"] {
         for place in ["/page", "http://example.org/page", "//example.org/page", "page"] {
-            drop(ask(method, "/other", place).await);
-            let (_, status) = ask("GET", "/page", "").await;
+            drop(fetch(method, "/other", place).await);
+            let (_, status) = fetch("GET", "/page", "").await;
             assert!(status.contains("hit"), "{method} {place}: {status}");
         }
     }
     for method in ["PROPFIND", "QUERY", "REPORT", "SEARCH", "OPTIONS", "TRACE"] {
-        drop(ask(method, "/page", "").await);
-        assert!(ask("GET", "/page", "").await.1.contains("hit"), "{method}");
+        drop(fetch(method, "/page", "").await);
+        assert!(fetch("GET", "/page", "").await.1.contains("hit"), "{method}");
     }
-    drop(ask("POST", "/page", "").await);
-    assert!(ask("GET", "/page", "").await.1.contains("changed"), "its own it must (RFC 9111, 4.4)");
+    drop(fetch("POST", "/page", "").await);
+    assert!(
+        fetch("GET", "/page", "").await.1.contains("changed"),
+        "its own it must (RFC 9111, 4.4)"
+    );
 }
 
 #[tokio::test]
@@ -848,10 +851,10 @@ async fn a_write_invalidates_its_page_however_the_path_is_encoded() {
     let app = Router::new().route("/users/{id}", any(handler)).layer(layer);
     for (page, write) in [("%34", "4"), ("4", "%34"), ("a%2fb", "a%2Fb"), ("%c3%a9", "%C3%A9")] {
         let page = format!("/users/{page}");
-        drop(ask(&app, &page).await);
-        assert!(ask(&app, &page).await.1.contains("hit"));
+        drop(fetch(&app, &page).await);
+        assert!(fetch(&app, &page).await.1.contains("hit"));
         drop(send(&app, request(Method::PUT, &format!("/users/{write}"), &[], "")).await);
-        assert!(ask(&app, &page).await.1.contains("changed"), "{page} {write}");
+        assert!(fetch(&app, &page).await.1.contains("changed"), "{page} {write}");
     }
 }
 
@@ -914,8 +917,8 @@ async fn an_echoed_value_cannot_split_a_header() {
     };
     let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), ttl()));
     for _ in 0..2 {
-        let ask = request(Method::GET, "/?x%0d%0aset-cookie:%20evil", &[], "");
-        let response = send(&app, ask).await;
+        let evil = request(Method::GET, "/?x%0d%0aset-cookie:%20evil", &[], "");
+        let response = send(&app, evil).await;
         assert!(!response.headers().contains_key("set-cookie"));
         assert_eq!(response.headers()["x-echo"], "x%0d%0aset-cookie:%20evil");
     }
@@ -928,7 +931,7 @@ async fn fields_named_by_connection_are_not_stored() {
         let app = Router::new()
             .fallback(move || async move { (axum::response::AppendHeaders(headers), "body") })
             .layer(CacheLayer::with_policy(cache(), policy));
-        drop(ask(&app, "/page").await);
+        drop(fetch(&app, "/page").await);
         let hit = send(&app, plain(&[])).await;
         assert!(hit.headers()["cache-status"].to_str().unwrap().contains("; hit;"));
         for name in ["connection", "x-hop", "keep-alive"] {
@@ -954,7 +957,7 @@ async fn two_layers_over_one_store_can_be_separated_by_namespace() {
     };
     let (one, other) = (app("one"), app("other"));
     for _ in 0..2 {
-        assert_eq!(ask(&one, "/").await.0, "one");
-        assert_eq!(ask(&other, "/").await.0, "other");
+        assert_eq!(fetch(&one, "/").await.0, "one");
+        assert_eq!(fetch(&other, "/").await.0, "other");
     }
 }

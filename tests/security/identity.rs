@@ -47,7 +47,7 @@ fn authenticated(name: &'static str, layer: CacheLayer) -> Router {
     Router::new().route("/", get(secret)).layer(layer).layer(from_fn(authenticate))
 }
 
-/// It is for clients with `Authorization` (RFC 9111, section 3.5), and says nothing of other signs of who asks.
+/// It is for clients with `Authorization` (RFC 9111, section 3.5), and says nothing of other signs of an identity.
 #[tokio::test]
 async fn a_must_revalidate_response_never_reaches_a_user_found_by_an_outer_layer() {
     let page = |user: Option<Extension<User>>| async {
@@ -327,7 +327,7 @@ async fn a_scheme_that_a_layer_writes_into_the_uri_is_part_of_the_key() {
     }
 }
 
-// The stacks that guide 2 recommends, with small stand-ins for the crates that they are made of.
+// The stacks that guide 2 recommends, with small stand-ins for their crates.
 
 /// The time, in seconds, by which tokens expire.
 static NOW: AtomicU64 = AtomicU64::new(0);

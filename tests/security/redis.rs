@@ -5,7 +5,7 @@ use tidegate::{Redis, RedisError, RedisOptions, Store, StoreError};
 use tidegate_testing::{RedisServer, eventually};
 
 use super::common::entries::{self, LONG, body, entry_of, key};
-use super::common::told;
+use super::common::with_causes;
 
 const SECRET: &str = "the secret of this service";
 
@@ -27,7 +27,7 @@ async fn run<T: redis::FromRedisValue>(server: &RedisServer, command: &mut Cmd) 
 }
 
 fn is_refused(result: &Result<Option<String>, StoreError>) -> bool {
-    result.as_ref().is_err_and(|error| told(error).contains("not signed"))
+    result.as_ref().is_err_and(|error| with_causes(error).contains("not signed"))
 }
 
 /// Where neither of them signs, so that nothing but the name separates them.
@@ -107,7 +107,7 @@ async fn security_a_short_or_missing_redis_secret_is_an_error() {
     let short =
         RedisOptions::new("redis://localhost").secrets(["short"]).connect().await.unwrap_err();
     assert!(
-        matches!(short, RedisError::Secret(_)) && told(&short).contains("16 or more"),
+        matches!(short, RedisError::Secret(_)) && with_causes(&short).contains("16 or more"),
         "{short}"
     );
     let none = RedisOptions::new("redis://localhost").secrets([] as [&str; 0]).connect().await;
@@ -121,14 +121,14 @@ async fn security_unsigned_messages_are_ignored() {
     let server = RedisServer::start().await.unwrap();
     let store = signing(&server, &[SECRET]).await;
     let bus = store.bus().unwrap();
-    let mut heard = bus.subscribe("news").await.unwrap();
+    let mut messages = bus.subscribe("news").await.unwrap();
     run::<i64>(
         &server,
         cmd("PUBLISH").arg("shop:5s:channel:news").arg("TGR\x02forged, and long enough for a code"),
     )
     .await;
     bus.publish("news", b"true").await.unwrap();
-    assert_eq!(heard.next().await.as_deref(), Some(&b"true"[..]));
+    assert_eq!(messages.next().await.as_deref(), Some(&b"true"[..]));
     assert_eq!(store.status().refused, 1);
 }
 
@@ -175,8 +175,8 @@ async fn every_command_runs(store: &Redis) {
     let bus = store.bus().unwrap();
     assert!(bus.acquire_leadership("relay", 1, LONG).await.unwrap());
     bus.release_leadership("relay", 1).await.unwrap();
-    let mut heard = bus.subscribe("news").await.unwrap();
+    let mut messages = bus.subscribe("news").await.unwrap();
     bus.publish("news", b"true").await.unwrap();
-    assert_eq!(heard.next().await.as_deref(), Some(&b"true"[..]));
+    assert_eq!(messages.next().await.as_deref(), Some(&b"true"[..]));
     eventually("connected", async || store.is_connected()).await.unwrap();
 }

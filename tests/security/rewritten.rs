@@ -1,10 +1,10 @@
-//! Paths that a layer between two routers has changed: the client's URI does not tell what the handler gets of them.
+//! Paths that a layer between two routers has changed: the client's URI does not show what the handler receives of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::origin::FRESH;
-use crate::common::{ask, cache, ttl};
+use crate::common::{cache, fetch, ttl};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{Next, from_fn};
@@ -45,11 +45,11 @@ async fn a_tag_is_filled_with_the_parameter_that_the_handler_gets() {
             let layer = CacheLayer::new(cache.clone());
             let app = users(layer.route("/users/{id}", policy.tag("users:id={id}")));
             for _ in 0..2 {
-                let (body, status) = ask(&app, path).await;
+                let (body, status) = fetch(&app, path).await;
                 assert_eq!(body, "user 7, run 1", "{path}: {status}");
             }
             cache.invalidate(["users:id=7"]).await.unwrap();
-            let (body, status) = ask(&app, path).await;
+            let (body, status) = fetch(&app, path).await;
             assert_eq!(body, "user 7, run 2", "{path}: {status}");
         }
     }
@@ -65,7 +65,7 @@ async fn a_parameter_name_used_by_two_routers_fills_no_tag() {
     let inner = Router::new().route("/users/{id}", get(page)).with_state(runs);
     let app = Router::new().nest_service("/shops/{id}", inner.layer(layer));
     for run in 1..3 {
-        let (body, status) = ask(&app, "/shops/1/users/2").await;
+        let (body, status) = fetch(&app, "/shops/1/users/2").await;
         assert!(
             body == format!("1 2, run {run}") && status.contains("no-parameter"),
             "{body} {status}"
@@ -83,9 +83,9 @@ async fn a_tag_can_use_a_parameter_of_any_enclosing_router() {
     let inner = Router::new().fallback(page).with_state(Runs::default()).layer(layer);
     let app = Router::new().nest("/shops/{shop}", inner);
     for _ in 0..2 {
-        let (body, status) = ask(&app, "/shops/1/offers").await;
+        let (body, status) = fetch(&app, "/shops/1/offers").await;
         assert_eq!(body, "run 1", "{status}");
     }
     cache.invalidate(["shops:id=1"]).await.unwrap();
-    assert_eq!(ask(&app, "/shops/1/offers").await.0, "run 2");
+    assert_eq!(fetch(&app, "/shops/1/offers").await.0, "run 2");
 }

@@ -387,7 +387,7 @@ async fn service(url: &str) -> String {
     base
 }
 
-/// The status and the body of an answer.
+/// The body of a response to a GET.
 async fn fetch(url: &str) -> String {
     let connector = hyper_util::client::legacy::connect::HttpConnector::new();
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
@@ -413,16 +413,16 @@ async fn explain_suggest_and_status_query_a_running_service() {
         tidegate(&url, &[arguments, &page].concat()).await
     };
     assert_eq!(fetch(&format!("{base}/count")).await, "0");
-    let told = async |arguments: &[&str]| with("a secret of the test's", arguments).await;
-    let (said, code) = told(&["explain", "/count"]).await;
+    let query = async |arguments: &[&str]| with("a secret of the test's", arguments).await;
+    let (said, code) = query(&["explain", "/count"]).await;
     assert!(said.starts_with("/count: miss (absent)\n") && code == Some(0), "{said}");
-    let (said, _) = told(&["explain", "/count", "-H", "Cookie: a=b", "-H", "Host: x"]).await;
+    let (said, _) = query(&["explain", "/count", "-H", "Cookie: a=b", "-H", "Host: x"]).await;
     assert!(said.contains("bypass (personal)") && said.contains("Policy::public"), "{said}");
-    let (said, code) = told(&["explain", "count"]).await;
+    let (said, code) = query(&["explain", "count"]).await;
     assert!(said.contains("a path that begins with /") && code == Some(1), "{said}");
-    let (said, _) = told(&["suggest"]).await;
+    let (said, _) = query(&["suggest"]).await;
     assert!(said.contains("1 responses can't be stored: table orgs is not tracked"), "{said}");
-    let (said, code) = told(&["status"]).await;
+    let (said, code) = query(&["status"]).await;
     assert!(said.contains("orgs: read by the service, but not tracked"), "{said}");
     assert!(said.contains("has read the log up to"), "{said}");
     assert!(said.contains("fix: tidegate install orgs") && code == Some(2), "{said}");
@@ -461,8 +461,8 @@ async fn explain_suggest_and_status_query_a_running_service() {
     }
 }
 
-/// A service with one answer that is kept and one that is not.
-async fn asked() -> String {
+/// A service with one response that is stored and one that is not.
+async fn loaded() -> String {
     let cache = Cache::new(Memory::new(1 << 20));
     let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
     let app = Router::new()
@@ -478,7 +478,7 @@ async fn asked() -> String {
 
 #[tokio::test]
 async fn bench_http_counts_statuses_and_cache_hits() {
-    let base = asked().await;
+    let base = loaded().await;
     let kept = format!("{base}/kept");
     fetch(&kept).await;
     let urls = ["kept", "made", "bare", "none"].map(|path| format!("{base}/{path}"));

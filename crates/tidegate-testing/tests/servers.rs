@@ -44,10 +44,10 @@ async fn a_killed_server_restarts_on_its_port_with_its_data_and_settings() {
 async fn a_paused_server_responds_once_it_is_resumed() {
     let server = Postgres::start().await.unwrap();
     server.pause().unwrap();
-    let mut answer = Box::pin(server.psql("select 42"));
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), &mut answer).await;
+    let mut reply = Box::pin(server.psql("select 42"));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), &mut reply).await;
     assert!(waited.is_err());
     server.resume().unwrap();
-    assert_eq!(answer.await.unwrap(), "42");
+    assert_eq!(reply.await.unwrap(), "42");
     server.pause().unwrap();
 }

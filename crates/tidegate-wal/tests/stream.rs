@@ -425,7 +425,7 @@ async fn a_watermark_that_can_t_be_announced_leaves_the_stream_usable() {
     world.server.psql(&format!("select pg_terminate_backend({process})")).await.unwrap();
     let refused = stream.announce(&mut ended).await;
     assert!(matches!(refused, Err(StreamError::Announce(_))), "{refused:?}");
-    stream.changed().await.expect("what had changed before is still news");
+    stream.changed().await.expect("an earlier change is still reported");
     let watermark = world.watermark(&mut stream).await;
     assert_eq!(keys(&watermark.changes), ["id=1", "owner=ada"]);
 }
@@ -616,7 +616,7 @@ async fn under_load_each_watermark_has_every_transaction_that_its_snapshot_sees(
     assert_eq!(note(world.watermark(&mut stream).await, all), count);
 }
 
-/// Each kind of password that Postgres asks for, and a wrong one.
+/// Each kind of password that Postgres requests, and a wrong one.
 #[tokio::test]
 async fn a_stream_logs_in_with_a_password() {
     let mut world = World::new().await;
@@ -881,7 +881,7 @@ async fn a_stream_is_not_continued_if_its_slot_has_lost_changes() {
     }
 }
 
-/// Meanwhile, changes may have been made that the publication did not have.
+/// Meanwhile, the publication may have lacked changes.
 #[tokio::test]
 async fn a_continued_stream_knows_nothing_if_the_publication_has_changed() {
     let mut world = World::new().await;

@@ -69,7 +69,7 @@ async fn a_session_keeps_writing_to_a_table_that_is_altered_meanwhile() {
     let one = "t t:id=NR t:k=7\nt t:id=1 t:k=7\nt t:id=-1 t:id=-2 t:k=8\nt t:id=-1 t:id=-2 t:k=8";
     let wanted: Vec<_> = (1..=altered.len()).map(|nr| one.replace("NR", &nr.to_string())).collect();
     assert_eq!(said, wanted.join("\n"));
-    // What is told by a column's place is told no more when the place has changed.
+    // Changes keyed by a column's position are no longer keyed when the position has changed.
     let said = bed.log(&format!("{insert} alter table t drop \"a b\"; {insert}")).await;
     assert!(said.lines().count() > 4);
     assert!(said.lines().all(|row| row == "t t!"), "{said}");
@@ -108,7 +108,7 @@ async fn many_columns_far_back_in_a_table_are_logged() {
 
 #[tokio::test]
 async fn row_limits_of_zero_and_of_all_rows_are_respected() {
-    // Of a limit of none, a statement that changes no row is not told from others.
+    // Of a limit of none, a statement that changes no row is not distinguished from others.
     for (limit, none, single, many) in [
         (0, "users users!", "users users!", "users users!"),
         (u32::MAX, "", "users users:id=1 users:org=1", ""),

@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
 
 use super::Bed;
-use crate::common::{ask, eventually};
+use crate::common::{eventually, fetch};
 use crate::world::TTL;
 
 const PAGES: &str = "create table pages (id int primary key, body text)";
@@ -43,7 +43,7 @@ async fn all_long_values_of_a_column_are_logged_under_one_tag() {
     }
 }
 
-/// The most memory that a session's server process has taken, in KiB; `None` where the system does not tell.
+/// The most memory that a session's server process has taken, in KiB; `None` where the system does not report it.
 async fn peak(conn: &mut PgConnection) -> Option<u64> {
     let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(conn).await.unwrap();
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -135,15 +135,16 @@ async fn a_result_that_depends_on_a_long_value_is_not_invalidated_by_short_ones(
         .unwrap();
     let app = Router::new().route("/{body}", get(count)).layer(layer).with_state(db);
     let uri = format!("/{}", "x".repeat(3000));
-    let hit = async || eventually("a hit", async || ask(&app, &uri).await.1.contains("hit")).await;
+    let hit =
+        async || eventually("a hit", async || fetch(&app, &uri).await.1.contains("hit")).await;
     hit().await;
     bed.server.psql("insert into pages values (1, repeat('x', 3000))").await.unwrap();
-    eventually("it is seen", async || ask(&app, &uri).await.0 == "1").await;
+    eventually("it is seen", async || fetch(&app, &uri).await.0 == "1").await;
     hit().await;
     bed.server.psql("insert into pages values (2, 'short')").await.unwrap();
     cache.invalidate(["past the change"]).await.unwrap();
-    assert!(ask(&app, &uri).await.1.contains("hit"), "another value");
+    assert!(fetch(&app, &uri).await.1.contains("hit"), "another value");
     // What is stored now is compressed.
     bed.server.psql("update pages set body = '' where id = 1").await.unwrap();
-    eventually("it is gone", async || ask(&app, &uri).await.0 == "0").await;
+    eventually("it is gone", async || fetch(&app, &uri).await.0 == "0").await;
 }

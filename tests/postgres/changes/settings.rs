@@ -80,5 +80,5 @@ async fn a_database_with_unusual_settings_is_followed() {
     node.warm(&["/users/32"]).await;
     write(&server, "update users set name = 'eve' where id = 31").await;
     node.sees("/users/31", "eve").await;
-    assert!(node.get("/users/32").await.1.contains("hit"), "a row is told by its key");
+    assert!(node.get("/users/32").await.1.contains("hit"), "a row is identified by its key");
 }

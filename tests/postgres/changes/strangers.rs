@@ -129,7 +129,7 @@ async fn functions_in_public_do_not_replace_system_functions() {
     assert!(node.get("/users/2").await.1.contains("hit"), "its row has not changed");
 }
 
-/// What each connection of the pool is asked, where its path has `public` before `pg_catalog`.
+/// The query on each connection of the pool, where its path has `public` before `pg_catalog`.
 const CAPTURING: &str = "
     create function public.pg_is_in_recovery() returns boolean language sql as 'select not pg_catalog.pg_is_in_recovery()';
     create function public.pg_backend_pid() returns int language sql as 'select 1';

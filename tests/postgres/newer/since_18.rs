@@ -3,7 +3,7 @@
 use tidegate::Triggers;
 use tidegate_testing::Postgres;
 
-use crate::common::told;
+use crate::common::with_causes;
 use crate::schema::World;
 use crate::world::{Node, connect, primary};
 
@@ -52,7 +52,7 @@ async fn a_virtual_column_cannot_be_tracked() {
     server.psql(table).await.unwrap();
     let tracked = Triggers::new().columns("t", &["v"]);
     let refused = tracked.install(&mut connect(&server).await).await.unwrap_err();
-    assert!(told(&refused).contains("virtual"), "{}", told(&refused));
+    assert!(with_causes(&refused).contains("virtual"), "{}", with_causes(&refused));
 }
 
 #[tokio::test(flavor = "multi_thread")]

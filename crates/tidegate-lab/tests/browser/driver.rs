@@ -76,9 +76,9 @@ impl Browser {
         let response = self.client.request(request).await.unwrap();
         let is_well = response.status().is_success();
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        let answer: Value = serde_json::from_slice(&body).unwrap();
-        assert!(is_well, "{command}: {answer}");
-        answer["value"].clone()
+        let reply: Value = serde_json::from_slice(&body).unwrap();
+        assert!(is_well, "{command}: {reply}");
+        reply["value"].clone()
     }
 
     pub(crate) async fn open(&self, url: &str) {
@@ -114,7 +114,7 @@ impl Browser {
         self.call("POST", &format!("/element/{id}/click"), &json!({})).await;
     }
 
-    /// Says yes to what the page asks, and returns the question.
+    /// Accepts the page's dialog, and returns its text.
     pub(crate) async fn agree(&self) -> String {
         let question = self.call("GET", "/alert/text", &Value::Null).await;
         self.call("POST", "/alert/accept", &json!({})).await;
@@ -131,7 +131,7 @@ impl Browser {
     pub(crate) async fn picture(&self, name: &str, (width, height): (u32, u32), is_dark: bool) {
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.tell("Emulation.setEmulatedMedia", json!({ "features": feature })).await;
+        self.send("Emulation.setEmulatedMedia", json!({ "features": feature })).await;
         self.resize(width, height).await;
         let taken = self.call("GET", "/screenshot", &Value::Null).await;
         let bytes = base64::prelude::BASE64_STANDARD.decode(taken.as_str().unwrap()).unwrap();
@@ -142,10 +142,10 @@ impl Browser {
 
     pub(crate) async fn resize(&self, width: u32, height: u32) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.tell("Emulation.setDeviceMetricsOverride", size).await;
+        self.send("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    async fn tell(&self, command: &str, parameters: Value) {
+    async fn send(&self, command: &str, parameters: Value) {
         let command = json!({ "cmd": command, "params": parameters });
         self.call("POST", "/goog/cdp/execute", &command).await;
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
-use common::{ask, eventually};
+use common::{eventually, fetch};
 use driver::Browser;
 use followed::followed;
 use tidegate::{Admin, CacheLayer, Database, Policy};
@@ -66,10 +66,10 @@ async fn evil(State(db): State<Database>) -> String {
 async fn traffic(app: Router) {
     loop {
         for id in [1, 1, 2, 3, 5, 8, fastrand::i32(1..=200)] {
-            ask(&app, &format!("/products/{id}")).await;
+            fetch(&app, &format!("/products/{id}")).await;
         }
-        ask(&app, &format!("/plain/{}", fastrand::i32(1..=9))).await;
-        ask(&app, "/evil").await;
+        fetch(&app, &format!("/plain/{}", fastrand::i32(1..=9))).await;
+        fetch(&app, "/evil").await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -116,7 +116,7 @@ async fn tiles_stand_in_one_row(browser: &Browser) {
     assert_eq!(browser.value(rows).await, 1);
 }
 
-/// With the credentials that an authentication layer asks for, and with a slash at its end.
+/// With the credentials that an authentication layer requires, and with a slash at its end.
 async fn works_under_any_url(browser: &Browser, shop: &Shop) {
     for url in [
         format!("{}/ops/cache", shop.url.replace("//", "//operator:secret@")),
@@ -135,12 +135,12 @@ async fn works_under_any_url(browser: &Browser, shop: &Shop) {
 async fn look_it_up(browser: &Browser) {
     browser.value("document.getElementById('url').focus()").await;
     browser.press("/products/1\u{E007}").await;
-    let told = async || browser.text("#explained").await.contains("tag products:id=1");
-    eventually("the request is explained", told).await;
+    let shown = async || browser.text("#explained").await.contains("tag products:id=1");
+    eventually("the request is explained", shown).await;
     assert!(browser.text("#explained").await.starts_with("/products/1: "));
     browser.click("#suggest").await;
-    let told = async || browser.text("#suggested").await.contains("requests in");
-    eventually("there are suggestions", told).await;
+    let shown = async || browser.text("#suggested").await.contains("requests in");
+    eventually("there are suggestions", shown).await;
 }
 
 async fn make_invalid(browser: &Browser, shop: &Shop) {
@@ -149,11 +149,11 @@ async fn make_invalid(browser: &Browser, shop: &Shop) {
     browser.click("#invalidate button").await;
     assert!(browser.agree().await.contains("products:id=1"));
     let done = async || browser.text("#invalidated").await.contains("invalid from now on");
-    eventually("it is told", done).await;
+    eventually("it is reported", done).await;
     // The value may be personal, so the page shows a hash.
     let shown = async || browser.text("#changes tbody").await.contains("products:id=#");
     eventually("the change is in the list", shown).await;
-    assert!(!ask(&shop.app, "/products/1").await.0.is_empty());
+    assert!(!fetch(&shop.app, "/products/1").await.0.is_empty());
 }
 
 async fn switch_off_and_on(browser: &Browser, shop: &Shop) {
@@ -161,9 +161,9 @@ async fn switch_off_and_on(browser: &Browser, shop: &Shop) {
     browser.agree().await;
     let off = async || browser.value("document.getElementById('alarm').hidden").await == false;
     eventually("it is switched off", off).await;
-    assert!(ask(&shop.app, "/products/1").await.1.contains("off"));
+    assert!(fetch(&shop.app, "/products/1").await.1.contains("off"));
     browser.click("#switch").await;
-    let on = async || !ask(&shop.app, "/products/1").await.1.contains("off");
+    let on = async || !fetch(&shop.app, "/products/1").await.1.contains("off");
     eventually("it is switched on", on).await;
     let calm = async || browser.value("document.getElementById('alarm').hidden").await == true;
     eventually("the alarm is over", calm).await;

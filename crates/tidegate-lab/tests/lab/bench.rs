@@ -1,4 +1,4 @@
-//! Measurements run, within what they are told to.
+//! Measurements run, within the given limits.
 
 use serde_json::Value;
 

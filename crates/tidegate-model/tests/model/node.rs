@@ -9,8 +9,8 @@ use tidegate::internals::protocol::{
 use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Batch, Broken, Checkpoint, Entry, Fill, Identity, Known, Node, Plan, Poll, Primary,
-    Read, Reader, Schema, Server, Set, State, at, epoch, log_position, position,
+    At, Batch, Broken, Checkpoint, Entry, Fill, Identity, Known, Node, Plan, Poll, Primary, Read,
+    Reader, Required, Schema, Server, Set, State, at, epoch, log_position, position,
 };
 
 /// The last of some rows, alone.
@@ -20,7 +20,7 @@ fn last_of(rows: Set) -> Set {
 
 impl Fill {
     pub(crate) fn reader(&self) -> Reader {
-        let own = self.asked.written != 0;
+        let own = self.required.written != 0;
         Reader { node: self.node, own, written: self.written, plan: self.plan }
     }
 }
@@ -64,9 +64,9 @@ impl Node {
     }
 
     /// What a request must find that comes now, of a client who has written this.
-    fn asked(&self, written: Set) -> Asked {
+    fn requirement(&self, written: Set) -> Required {
         let Self { identity, database, drained, .. } = *self;
-        Asked { identity, database, drained, written }
+        Required { identity, database, drained, written }
     }
 
     /// Raises the fence of the part that a transaction changes.
@@ -261,19 +261,24 @@ impl Node {
 
 impl State {
     /// What a request to a node must find; `None` if the node first has to follow its session.
-    pub(crate) fn ask(&self, node: usize, own: bool, mutant: Option<Mutant>) -> Option<Asked> {
-        let asked = self.nodes[node].asked(0);
+    pub(crate) fn requirement(
+        &self,
+        node: usize,
+        own: bool,
+        mutant: Option<Mutant>,
+    ) -> Option<Required> {
+        let required = self.nodes[node].requirement(0);
         let node = &self.nodes[node];
-        let Some(session) = self.session.filter(|_| own) else { return Some(asked) };
+        let Some(session) = self.session.filter(|_| own) else { return Some(required) };
         let followed = node.has_followed((session.identity, session.at), mutant);
         (followed || mutant == Some(Mutant::NoCatchUp))
-            .then_some(Asked { written: session.written, ..asked })
+            .then_some(Required { written: session.written, ..required })
     }
 
-    /// What a request must find for which no answer is kept. Nobody follows its session for it.
-    pub(crate) fn ask_past(&self, node: usize, own: bool) -> Asked {
+    /// What a request must find whose response is not stored. Nobody follows its session for it.
+    pub(crate) fn requirement_past(&self, node: usize, own: bool) -> Required {
         let session = self.session.filter(|_| own);
-        self.nodes[node].asked(session.map_or(0, |session| session.written))
+        self.nodes[node].requirement(session.map_or(0, |session| session.written))
     }
 
     /// What the reads of a request must see.
@@ -392,17 +397,17 @@ impl State {
         }
     }
 
-    /// The promise that an answer breaks, if it breaks one.
-    pub(crate) fn breaks(&self, content: u8, asked: Asked) -> Option<Broken> {
+    /// The promise that a response breaks, if it breaks one.
+    pub(crate) fn breaks(&self, content: u8, required: Required) -> Option<Broken> {
         let lost = self.primary.lost();
         let shown = self.primary.shown(content);
-        let made = self.primary.made_in(asked.database);
+        let made = self.primary.made_in(required.database);
         let lacks = |wanted: u8| wanted & made & shown & !lost & !content != 0;
-        let is_present =
-            (asked.identity, asked.database) == (self.primary.identity, self.primary.database);
-        if lacks(asked.written) {
+        let is_present = (required.identity, required.database)
+            == (self.primary.identity, self.primary.database);
+        if lacks(required.written) {
             Some(Broken::OwnWrite)
-        } else if lacks(asked.drained) {
+        } else if lacks(required.drained) {
             Some(Broken::Stale)
         } else if content & lost != 0 && is_present {
             Some(Broken::Lost)
@@ -416,8 +421,8 @@ impl State {
         let kept = self.kept?;
         let pass = (0..self.nodes.len()).filter(|&node| self.nodes[node].judge(kept, mutant));
         let requests = pass.flat_map(|node| [(node, false), (node, true)]);
-        let mut asked = requests.filter_map(|(node, own)| self.ask(node, own, mutant));
-        asked.find_map(|asked| self.breaks(kept.content, asked))
+        let mut required = requests.filter_map(|(node, own)| self.requirement(node, own, mutant));
+        required.find_map(|required| self.breaks(kept.content, required))
     }
 
     /// What is known of a server before it is read, if it may be read at all.
@@ -544,18 +549,18 @@ impl State {
     /// Completes the response. It is served to its client and, if it meets their requirements, to requests that have joined
     /// since. It is stored if it is valid.
     pub(crate) fn finish(&mut self, mutant: Option<Mutant>) {
-        let Fill { node, asked, last, proven, content, spoilt, tags, stale, .. } =
+        let Fill { node, required, last, proven, content, spoilt, tags, stale, .. } =
             self.fill.take().unwrap();
         // Nothing is promised of what is served stale.
-        self.broken = self.broken.or(self.breaks(content, asked).filter(|_| !stale));
+        self.broken = self.broken.or(self.breaks(content, required).filter(|_| !stale));
         let Some((identity, as_of)) = proven.filter(|_| !spoilt) else { return };
         let as_of = self.too_late(last, mutant).unwrap_or(as_of);
         let entry = Entry { identity, as_of, content, tags };
         let valid = self.nodes[node].judge(entry, mutant);
         if valid || mutant == Some(Mutant::NoCheckAtDelivery) {
             let mut waiting =
-                [false, true].into_iter().filter_map(|own| self.ask(node, own, mutant));
-            let broken = waiting.find_map(|asked| self.breaks(content, asked));
+                [false, true].into_iter().filter_map(|own| self.requirement(node, own, mutant));
+            let broken = waiting.find_map(|required| self.breaks(content, required));
             self.broken = self.broken.or(broken);
         }
         self.deliver(node, entry, mutant);
@@ -573,7 +578,7 @@ impl State {
         };
         let as_of = log_position((entry.identity, entry.as_of));
         if has_all_since(as_of, log_position(since)) {
-            self.broken = self.broken.or(self.breaks(entry.content, waiter.asked));
+            self.broken = self.broken.or(self.breaks(entry.content, waiter.required));
             self.waiter = None;
         }
     }
@@ -591,7 +596,7 @@ impl State {
         }
     }
 
-    /// After whatever happened, could an idle system cache its next answer?
+    /// After whatever happened, could an idle system cache its next response?
     pub(crate) fn is_stuck(&self) -> bool {
         let idle = self.primary.is_idle() && self.primary.lost() == 0;
         idle && self.nodes.iter().any(|node| {

@@ -49,7 +49,7 @@ impl Primary {
         stages.filter(|(_, t)| wanted(t.stage)).map(|(index, _)| 1 << index).sum()
     }
 
-    /// Of some transactions, those that an answer shows.
+    /// Of some transactions, those that a response shows.
     pub(crate) fn shown(&self, content: Set) -> Set {
         let Some(schema) = self.schema else { return Set::MAX };
         part(schema.shows(content)) | schema.change()
@@ -153,7 +153,7 @@ impl Schema {
         1 << self.changed_by
     }
 
-    /// The part of the data that an answer shows that is made of these transactions.
+    /// The part of the data that a response shows that is made of these transactions.
     pub(crate) fn shows(self, content: Set) -> u8 {
         self.first ^ u8::from(content & self.change() != 0)
     }

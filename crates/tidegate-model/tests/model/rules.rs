@@ -21,13 +21,13 @@ pub(crate) enum Mutant {
     PrimaryPositionForReplica,
     /// The position is of another server behind the same name.
     PositionOfAnotherReplica,
-    /// A replica is read whether or not it has what the answer needs.
+    /// A replica is read whether or not it has what the response needs.
     AnyReplica,
     /// A replica's read claims what the node had not seen when the read was planned.
     ReplicaPastSeen,
     /// A replica is read by a schema that it may not have yet.
     SchemaPastReplica,
-    /// A read counts though the node has heard since that the schema changed.
+    /// A read counts though the node has learned since that the schema changed.
     ReadAcrossSchemas,
     /// A position that a drain begins with counts as seen before the drain has found changes of the schema.
     SeenBeforeDrain,
@@ -37,13 +37,13 @@ pub(crate) enum Mutant {
     GreatestOfReads,
     /// Nothing is written after a drain that moved a fence.
     NoAnnouncement,
-    /// Whoever waited for an answer takes it unseen.
+    /// A waiter takes a response unchecked.
     NoCheckAtDelivery,
     /// Whoever came before takes whatever has been computed since.
     WaiterTakesAnything,
     /// Whoever came before takes what another history proves.
     WaiterOfAnyEpoch,
-    /// An entry is kept and served without asking the fences.
+    /// An entry is kept and served without checking the fences.
     NoFenceCheck,
     /// Rows are taken by the greatest transaction id that was seen.
     DrainByGreatestId,
@@ -85,17 +85,17 @@ pub(crate) enum Mutant {
     JoinsWithAnOldCheckpoint,
     /// A node takes a session for followed if the poll behind a batch ended past the session's position.
     BatchFollowedByItsEnd,
-    /// What a value depends on is none of the answer's that uses it.
+    /// A response lacks the dependencies of the values that it uses.
     OuterWithoutTags,
-    /// An answer claims what its own reads prove, whatever the values prove that it uses.
+    /// A response claims what its own reads prove, whatever the values prove that it uses.
     OuterWithoutPosition,
-    /// An answer is of the node's history, whatever those are of that it uses.
+    /// A response has the history of its node, whatever history its values have.
     OuterWithoutEpoch,
     /// A value that is served stale counts for nothing.
     StaleInnerIsForgotten,
     /// A value is used whether or not the node has followed the session.
     InnerIgnoresSession,
-    /// A replica is read for an answer that nobody keeps, whatever the session has written.
+    /// A replica is read for a response that is not stored, whatever the session has written.
     PassIgnoresSession,
     /// What a request writes does not count for what it reads.
     OwnWriteRaisesNothing,

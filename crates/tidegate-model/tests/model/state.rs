@@ -98,7 +98,7 @@ pub(crate) struct DatabaseCopy {
     pub(crate) mark: Option<Mark>,
 }
 
-/// What an answer shows is changed by a transaction.
+/// What a response shows is changed by a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Schema {
     pub(crate) changed_by: usize,
@@ -232,7 +232,7 @@ pub(crate) struct Checkpoint {
 pub(crate) struct Entry {
     pub(crate) identity: Identity,
     pub(crate) as_of: At,
-    /// Which transactions are in the answer.
+    /// Which transactions are in the response.
     pub(crate) content: Set,
     /// The parts of the data that it depends on.
     pub(crate) tags: u8,
@@ -242,8 +242,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fill {
     pub(crate) node: usize,
-    /// What the one who asked must find in it.
-    pub(crate) asked: Asked,
+    /// What the response must contain.
+    pub(crate) required: Required,
     /// The read that is going to be sent, where the schema can change.
     pub(crate) plan: Option<Plan>,
     /// Parts that have been read.
@@ -280,9 +280,9 @@ pub(crate) enum Server {
     Replica(usize),
 }
 
-/// What a request asks for.
+/// What a request requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Asked {
+pub(crate) struct Required {
     /// The history that the node knew when the request came.
     pub(crate) identity: Identity,
     /// The database that it had drained.
@@ -297,7 +297,7 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Waiter {
     pub(crate) node: usize,
-    pub(crate) asked: Asked,
+    pub(crate) required: Required,
     /// The position that the node had seen on the primary.
     pub(crate) since: (Identity, At),
 }

@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Asked, Batch, Broken, DatabaseCopy, Fill, Identity, Node, Primary, Read, Reader, Replica,
+    Batch, Broken, DatabaseCopy, Fill, Identity, Node, Primary, Read, Reader, Replica, Required,
     Schema, Server, Session, Stage, State, Transaction, Waiter,
 };
 use super::worlds::World;
@@ -65,7 +65,7 @@ pub(crate) enum Step {
         node: usize,
         publishes: bool,
     },
-    /// A node hears what another's drain found.
+    /// A node receives what another's drain found.
     Receive {
         node: usize,
         batch: Batch,
@@ -97,13 +97,13 @@ pub(crate) enum Step {
     Resume {
         node: usize,
     },
-    /// A request begins to make the answer, with a read of this server.
+    /// A request begins to compute the response, with a read of this server.
     Miss {
         node: usize,
         own: bool,
         server: Server,
     },
-    /// A request begins to make the answer, and it is found out what it reads.
+    /// A request begins to compute the response, and it is found out what it reads.
     Plan {
         node: usize,
     },
@@ -118,7 +118,7 @@ pub(crate) enum Step {
         node: usize,
         own: bool,
     },
-    /// As a miss, on a route whose answers nobody keeps.
+    /// As a miss, on a route whose responses are not stored.
     Pass {
         node: usize,
         own: bool,
@@ -195,7 +195,7 @@ impl Model for World {
     fn properties(&self) -> Vec<Property<Self>> {
         let always = Property::always;
         vec![
-            always("an answer has all that the node has drained", |world: &Self, state| {
+            always("a response has all that the node has drained", |world: &Self, state| {
                 world.broken(state) != Some(Broken::Stale)
             }),
             always("a session reads its own writes", |world: &Self, state| {
@@ -261,8 +261,9 @@ impl World {
         let known = &state.nodes[node];
         if self.waits && state.waiter.is_none() && state.kept.is_none() {
             let sessions = [false, true].into_iter().take(1 + usize::from(state.session.is_some()));
-            let asked = sessions.filter(|&own| state.ask(node, own, self.mutant).is_some());
-            steps.extend(asked.map(|own| Step::Wait { node, own }));
+            let required =
+                sessions.filter(|&own| state.requirement(node, own, self.mutant).is_some());
+            steps.extend(required.map(|own| Step::Wait { node, own }));
         }
         if self.batches > 0 && node > 0 {
             // Its own polls are explored in other worlds.
@@ -279,7 +280,7 @@ impl World {
             }
         } else {
             steps.push(Step::Poll { node });
-            if state.ask(node, true, None).is_none() {
+            if state.requirement(node, true, None).is_none() {
                 steps.push(Step::CatchUp { node });
             }
         }
@@ -295,7 +296,7 @@ impl World {
         } else if state.fill.is_none() && state.kept.is_none() {
             for own in [false, true].into_iter().take(1 + usize::from(state.session.is_some())) {
                 let reader = Reader { node, own, written: None, plan: None };
-                if state.ask(node, own, self.mutant).is_some() {
+                if state.requirement(node, own, self.mutant).is_some() {
                     let servers = self.servers(state, reader);
                     steps.extend(servers.map(|server| Step::Miss { node, own, server }));
                     if self.inner == Some(0) {
@@ -331,7 +332,7 @@ impl World {
                 if known.has_news(&state.primary) || state.primary.wal < IDLE_UNTIL {
                     steps.push(Step::Poll { node });
                 }
-                if state.ask(node, true, None).is_none() {
+                if state.requirement(node, true, None).is_none() {
                     steps.push(Step::CatchUp { node });
                 }
             }
@@ -379,11 +380,11 @@ impl World {
         }
     }
 
-    /// A request to a node begins to make its answer, with a read under way or none.
-    fn begin(node: usize, (asked, passes): (Asked, bool), read: Option<Read>) -> Fill {
+    /// A request to a node begins to compute its response, with a read under way or none.
+    fn begin(node: usize, (required, passes): (Required, bool), read: Option<Read>) -> Fill {
         Fill {
             node,
-            asked,
+            required,
             plan: None,
             parts: 0,
             read,
@@ -482,28 +483,29 @@ impl World {
                 state.resume(node, point, mutant);
             }
             Step::Plan { node } => {
-                let asked = state.ask(node, false, mutant).unwrap();
+                let required = state.requirement(node, false, mutant).unwrap();
                 let plan = Some(state.plan(node));
-                state.fill = Some(Fill { plan, ..Self::begin(node, (asked, false), None) });
+                state.fill = Some(Fill { plan, ..Self::begin(node, (required, false), None) });
             }
             Step::Miss { node, own, server } => {
-                let asked = state.ask(node, own, mutant).unwrap();
+                let required = state.requirement(node, own, mutant).unwrap();
                 let reader = Reader { node, own, written: None, plan: None };
                 let proves = state.sample(reader, server, mutant).unwrap();
-                state.fill = Some(Self::begin(node, (asked, false), Some(Read { server, proves })));
+                state.fill =
+                    Some(Self::begin(node, (required, false), Some(Read { server, proves })));
             }
             Step::Pass { node, own, server } => {
                 let reader = Reader { node, own, written: None, plan: None };
                 let proves = state.sample(reader, server, mutant).unwrap();
-                let asked = (state.ask_past(node, own), true);
-                state.fill = Some(Self::begin(node, asked, Some(Read { server, proves })));
+                let required = (state.requirement_past(node, own), true);
+                state.fill = Some(Self::begin(node, required, Some(Read { server, proves })));
             }
             Step::BeginWithInner { node, own, passes } => {
-                let asked = match passes {
-                    true => state.ask_past(node, own),
-                    false => state.ask(node, own, mutant).unwrap(),
+                let required = match passes {
+                    true => state.requirement_past(node, own),
+                    false => state.requirement(node, own, mutant).unwrap(),
                 };
-                state.fill = Some(Self::begin(node, (asked, passes), None));
+                state.fill = Some(Self::begin(node, (required, passes), None));
             }
             Step::UseInner { stale } => state.use_inner(stale, mutant),
             Step::MakeInner { node, server } => {
@@ -518,10 +520,10 @@ impl World {
             Step::Read => state.read((self.parts, self.inner), mutant),
             Step::Finish => state.finish(mutant),
             Step::Wait { node, own } => {
-                let asked = state.ask(node, own, mutant).unwrap();
+                let required = state.requirement(node, own, mutant).unwrap();
                 let known = &state.nodes[node];
                 let since = (known.identity, known.seen.max(known.fence()));
-                state.waiter = Some(Waiter { node, asked, since });
+                state.waiter = Some(Waiter { node, required, since });
             }
         }
     }

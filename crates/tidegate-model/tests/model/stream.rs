@@ -44,7 +44,7 @@ impl Primary {
 }
 
 impl State {
-    /// As [`Node::resume`], with the one slot that there is: a node that begins anew replaces it.
+    /// As [`Node::resume`], with the one slot that there is: a node that starts over replaces it.
     pub(crate) fn resume(&mut self, node: usize, point: Option<At>, mutant: Option<Mutant>) {
         if !self.nodes[node].resume(point, (self.confirmed, &self.primary), mutant) {
             self.confirmed = self.primary.wal;
@@ -80,7 +80,7 @@ impl Node {
     }
 
     /// Continues the stream of the slot on another connection, from what this node knows and from a point. If the slot has
-    /// forgotten some of what follows, the node begins anew; returns whether it has not.
+    /// forgotten some of what follows, the node starts over; returns whether it has not.
     fn resume(
         &mut self,
         point: Option<At>,

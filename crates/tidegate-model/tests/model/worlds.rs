@@ -11,7 +11,7 @@ pub(crate) struct World {
     pub(crate) transactions: usize,
     pub(crate) nodes: usize,
     pub(crate) replicas: usize,
-    /// Reads in one answer; transactions take turns in what they change.
+    /// Reads in one response; transactions take turns in what they change.
     pub(crate) parts: u8,
     /// How often the log is marked; as soon as there are two marks it may be trimmed.
     pub(crate) marks: u8,
@@ -22,17 +22,17 @@ pub(crate) struct World {
     /// Whether the name comes to lead to a copy of the database, and the transactions that are made in the copy only.
     pub(crate) copy: Option<Set>,
     pub(crate) session: bool,
-    /// The part of answers that is a value which is kept as well.
+    /// The part of responses that is a value, which is stored as well.
     pub(crate) inner: Option<u8>,
     /// That may be served stale.
     pub(crate) serves_stale: bool,
     /// Whether requests themselves write.
     pub(crate) writes: bool,
-    /// Whether there are requests for which no answer is kept.
+    /// Whether there are requests whose response is not stored.
     pub(crate) passes: bool,
     /// Whether requests wait for what others compute, whatever changes meanwhile.
     pub(crate) waits: bool,
-    /// The part of the data that answers show until the last transaction changes the schema, if it does.
+    /// The part of the data that responses show until the last transaction changes the schema, if it does.
     pub(crate) schema: Option<u8>,
     /// How many batches are published.
     pub(crate) batches: usize,
@@ -75,7 +75,7 @@ impl World {
     };
     pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
     pub(crate) const TWO_READS: Self =
-        Self { name: "two reads in an answer", replicas: 1, parts: 2, ..Self::ONE_NODE };
+        Self { name: "two reads in a response", replicas: 1, parts: 2, ..Self::ONE_NODE };
     pub(crate) const MARKS: Self =
         Self { name: "marks and a restart", marks: 2, restarts: 1, ..Self::ONE_NODE };
     pub(crate) const BUDGET: Self =
@@ -140,30 +140,30 @@ impl World {
     };
 
     pub(crate) const NESTED: Self = Self {
-        name: "an answer that uses a value",
+        name: "a response that uses a value",
         replicas: 0,
         inner: Some(0),
         ..Self::TWO_READS
     };
     pub(crate) const BUDGET_NESTED: Self = Self {
-        name: "an answer that uses a value, and more changes than a drain reads",
+        name: "a response that uses a value, and more changes than a drain reads",
         budget: Some(1),
         ..Self::NESTED
     };
     pub(crate) const NESTED_STALE: Self = Self {
-        name: "an answer that uses a value, which may be stale",
+        name: "a response that uses a value, which may be stale",
         serves_stale: true,
         ..Self::NESTED
     };
     pub(crate) const NESTED_FAILOVER: Self = Self {
-        name: "a failover, and an answer that uses a value",
+        name: "a failover, and a response that uses a value",
         transactions: 1,
         replicas: 1,
         fails_over: true,
         ..Self::NESTED
     };
     pub(crate) const NESTED_SESSION: Self = Self {
-        name: "a session, and answers that nobody keeps",
+        name: "a session, and responses that are not stored",
         transactions: 1,
         replicas: 1,
         session: true,
@@ -209,7 +209,7 @@ impl World {
     pub(crate) const STREAM: Self =
         Self { name: "a stream of changes", streams: true, ..Self::ONE_NODE };
     pub(crate) const STREAM_RESTART: Self = Self {
-        name: "a stream of changes that begins anew",
+        name: "a stream of changes that starts over",
         transactions: 1,
         restarts: 1,
         ..Self::STREAM
