@@ -13,6 +13,7 @@ use tidegate::{
     Cache, CacheLayer, Cached, Database, Listener, Memory, Policy, Triggers, ValuePolicy,
 };
 use tidegate_testing::Postgres;
+use tokio::time::Instant;
 
 use super::common::{eventually, fetch};
 use super::world::{Node, TTL, connect, options, primary, proxy};
@@ -98,12 +99,8 @@ async fn a_replica_past_max_lag_serves_no_reads() {
     replica.resume_replay().await.unwrap();
     eventually("the replica serves again", async || served_by(&replica).await).await;
     // Nobody writes, and the last commit grows old: that makes no replica late.
-    eventually("the last commit is older than the permitted lag", async || {
-        let old = "select now() - pg_last_xact_replay_timestamp() > interval '2 s'";
-        replica.psql(old).await.unwrap() == "t"
-    })
-    .await;
-    for _ in 0..20 {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
         assert!(served_by(&replica).await);
     }
 }
