@@ -1,4 +1,4 @@
-//! How often memory is asked on the way of a request.
+//! How often a request looks in memory.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use tidegate::{
     Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered, ValuePolicy,
 };
 
-use crate::common::fetch as ask;
+use crate::common::fetch;
 
 const TTL: Duration = Duration::from_mins(1);
 
-/// Memory that counts how often it is asked for an entry.
+/// Memory that counts the lookups.
 #[derive(Clone, Debug)]
 struct Counted {
     memory: Arc<Memory>,
@@ -69,15 +69,15 @@ impl Store for Counted {
 
 /// Before the flight, and under it: another request may have stored the entry in between.
 #[tokio::test]
-async fn a_request_asks_memory_once_for_a_hit_and_twice_before_the_shared_store() {
+async fn a_request_looks_in_memory_once_for_a_hit_and_twice_before_the_shared_store() {
     let memory = Counted::new();
     let layer = CacheLayer::new(memory.in_front_of_a_shared_store())
         .default_policy(Policy::ttl(TTL).jitter(0.0).early_refresh(0.0));
     let handler = async |State(memory): State<Counted>| memory.probes().to_string();
     let app = Router::new().route("/", get(handler)).layer(layer).with_state(memory.clone());
-    assert_eq!(ask(&app, "/").await.0, "2");
+    assert_eq!(fetch(&app, "/").await.0, "2");
     memory.probes();
-    assert_eq!(ask(&app, "/").await.0, "2");
+    assert_eq!(fetch(&app, "/").await.0, "2");
     assert_eq!(memory.probes(), 1);
 }
 
@@ -91,10 +91,10 @@ async fn an_outdated_entry_in_memory_is_not_looked_up_again_before_the_flight() 
     let layer = CacheLayer::new(cache.clone()).default_policy(policy);
     let handler = async |State(memory): State<Counted>| memory.probes().to_string();
     let app = Router::new().route("/", get(handler)).layer(layer).with_state(memory.clone());
-    ask(&app, "/").await;
+    fetch(&app, "/").await;
     cache.invalidate(["page"]).await.unwrap();
     memory.probes();
-    assert_eq!(ask(&app, "/").await.0, "3");
+    assert_eq!(fetch(&app, "/").await.0, "3");
 
     let policy = ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("value").build().unwrap();
     let key = Key::new("probes").finish();
@@ -106,7 +106,7 @@ async fn an_outdated_entry_in_memory_is_not_looked_up_again_before_the_flight() 
 }
 
 #[tokio::test]
-async fn a_value_asks_memory_once_for_a_hit_and_twice_before_the_shared_store() {
+async fn a_value_looks_in_memory_once_for_a_hit_and_twice_before_the_shared_store() {
     let memory = Counted::new();
     let cache = memory.in_front_of_a_shared_store();
     let policy = ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap();

@@ -175,7 +175,7 @@ async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {
 async fn content_past_the_byte_budget_is_not_stored() {
     let given = Given::default();
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl());
-    let app = given.behind(layer.capture_limit(4));
+    let app = given.behind(layer.buffer_limit(4));
     let (got, status) = exchange(&app, query("01234", &[])).await;
     assert!(got.ends_with(" 01234") && status.contains("request-body"), "{got} {status}");
 }

@@ -129,7 +129,7 @@ async fn another_node_that_becomes_the_relay_continues_the_stream() {
     service.is_led_by(&nodes[0]).await;
     for round in 0..3 {
         nodes.push(service.node().await);
-        eventually("it follows", async || nodes[1].listener.role() == RelayRole::Relayed).await;
+        eventually("it follows", async || nodes[1].listener.role() == RelayRole::Follower).await;
         let ids = [10 * round + 1, 10 * round + 2, 10 * round + 3];
         service.store(&nodes[0], &ids).await;
         // The relay may be gone before it has read this.
@@ -152,7 +152,7 @@ async fn a_relay_that_is_replaced_while_it_lives_leaves_its_slot_to_the_next() {
     let first = service.node_at(&format!("redis://{}/", line.addr())).await;
     service.is_led_by(&first).await;
     let second = service.node().await;
-    eventually("it follows", async || second.listener.role() == RelayRole::Relayed).await;
+    eventually("it follows", async || second.listener.role() == RelayRole::Follower).await;
     service.store(&second, &[1, 2, 3]).await;
     let names = r"select string_agg(slot_name, ' ') from pg_replication_slots where slot_name like 'tidegate\_kept\_%'";
     let slot = service.world.postgres.psql(names).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_relay_that_is_replaced_while_it_lives_leaves_its_slot_to_the_next() {
     let (body, status) = fetch(&second.app, "/1").await;
     assert!(body == "0" && status.contains("hit"), "{status}");
     line.heal().await.unwrap();
-    eventually("it follows", async || first.listener.role() == RelayRole::Relayed).await;
+    eventually("it follows", async || first.listener.role() == RelayRole::Follower).await;
     eventually("it sees the change", async || fetch(&first.app, "/2").await.0 == "7").await;
     assert_eq!(service.world.postgres.psql(names).await.unwrap(), slot);
 }
@@ -197,7 +197,7 @@ async fn a_node_that_cannot_continue_the_stream_invalidates_all_stored_entries()
     let service = Service::new(&KEEPS).await;
     let (first, second) = (service.node().await, service.node().await);
     service.is_led_by(&first).await;
-    eventually("it follows", async || second.listener.role() == RelayRole::Relayed).await;
+    eventually("it follows", async || second.listener.role() == RelayRole::Follower).await;
     service.store(&second, &[1, 2]).await;
     first.listener.stop();
     let drop_slots = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where active_pid is null";

@@ -103,7 +103,7 @@ fn roles(nodes: &[Node], role: RelayRole) -> usize {
 /// Waits until one node polls the log for all.
 async fn settled(nodes: &[Node]) {
     eventually("one node polls the log for all", async || {
-        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Relayed) == nodes.len() - 1
+        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Follower) == nodes.len() - 1
     })
     .await;
 }
@@ -193,7 +193,8 @@ async fn without_redis_each_node_polls_the_log_itself() {
     let mut service = Service::new().await;
     let nodes = service.nodes(3).await;
     service.world.redis.kill().await.unwrap();
-    eventually("each polls the log itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
+    eventually("each polls the log itself", async || roles(&nodes, RelayRole::Standalone) == 3)
+        .await;
     service.set(1).await;
     all_see(&nodes, 1).await;
     service.world.redis.restart().await.unwrap();
@@ -233,7 +234,7 @@ async fn a_session_reads_its_writes_on_every_node() {
             assert_eq!(read(response).await.0, n.to_string());
         }
     }
-    assert_eq!(roles(&nodes, RelayRole::Relayed), 3, "one node polled the log for all, all along");
+    assert_eq!(roles(&nodes, RelayRole::Follower), 3, "one node polled the log for all, all along");
 }
 
 /// The old primary still runs, and the relay's connection leads to it.
@@ -316,9 +317,9 @@ async fn nodes_without_the_relay_each_poll_the_log_themselves() {
     let nodes = [service.node_with(alone()).await, service.node_with(alone()).await];
     service.set(1).await;
     all_see(&nodes, 1).await;
-    let before = nodes.each_ref().map(|node| node.listener.looks());
+    let before = nodes.each_ref().map(|node| node.listener.polls());
     eventually("both poll", async || {
-        nodes.iter().zip(before).all(|(node, before)| node.listener.looks() > before)
+        nodes.iter().zip(before).all(|(node, before)| node.listener.polls() > before)
     })
     .await;
     assert_eq!(roles(&nodes, RelayRole::Standalone), 2);

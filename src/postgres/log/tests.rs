@@ -161,40 +161,6 @@ async fn a_starting_node_finds_each_fence_between_the_commit_and_the_next_mark()
 }
 
 #[tokio::test]
-async fn entries_stored_before_a_schema_change_are_below_the_floor() {
-    let mut bed = Bed::new().await;
-    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
-    let before = announce(&mut bed.conn).await.unwrap();
-    assert!(bed.load(7).await.floor < before);
-    assert!(bed.load(8).await.floor >= before);
-    assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without news");
-    let noticed = announce(&mut bed.conn).await.unwrap();
-    let loaded = bed.load(8).await;
-    assert!(loaded.settles && loaded.floor >= noticed, "other nodes may not have noticed");
-    let later = "update tidegate.marks set at = at - interval '1 hour', since = since - interval '1 hour', xid = pg_current_xact_id();
-        insert into t values (1)";
-    bed.server.psql(later).await.unwrap();
-    assert!(mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap());
-    let after = announce(&mut bed.conn).await.unwrap();
-    let loaded = bed.load(8).await;
-    assert!(!loaded.settles && noticed <= loaded.floor && loaded.floor < after);
-}
-
-/// How long a schema has been known does not depend on which marks are left.
-#[tokio::test]
-async fn trimming_earlier_marks_does_not_change_how_long_a_schema_has_been_known() {
-    let mut bed = Bed::new().await;
-    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
-    mark(&mut bed.conn, SOON, Some(8)).await.unwrap();
-    bed.server.psql("insert into t values (1)").await.unwrap();
-    mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap();
-    let noticed = announce(&mut bed.conn).await.unwrap();
-    bed.server.psql("delete from tidegate.marks where schema is distinct from 8").await.unwrap();
-    let loaded = bed.load(8).await;
-    assert!(loaded.settles && loaded.floor >= noticed, "{loaded:?}");
-}
-
-#[tokio::test]
 async fn trimmed_changes_are_below_the_floor_and_detected_by_a_node_that_missed_them() {
     let mut bed = Bed::new().await;
     let mut asleep = bed.now().await;

@@ -24,7 +24,7 @@ async fn entries_stored_before_a_schema_change_are_below_the_floor() {
 
 /// How long a schema has been known does not depend on which marks are left.
 #[tokio::test]
-async fn a_schema_is_as_young_once_the_marks_before_it_are_trimmed() {
+async fn trimming_earlier_marks_does_not_change_how_long_a_schema_has_been_known() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     mark(&mut bed.conn, SOON, Some(8)).await.unwrap();
