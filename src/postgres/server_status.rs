@@ -20,7 +20,7 @@ pub struct ServerStatus {
     pub reached: Option<LogPosition>,
     /// How far it is behind the primary; `None` for the primary, or if either position is unknown.
     pub lag: Option<ReplicaLag>,
-    /// Whether its address leads to several servers, so that each read queries the position.
+    /// Whether its address leads to several servers. If so, each read also queries the server's position.
     pub several: bool,
     /// The number of statements that the executors have sent to it, and to earlier servers with its name.
     pub statements: u64,

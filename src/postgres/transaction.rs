@@ -86,9 +86,10 @@ impl Transaction {
         Self { inner, open }
     }
 
-    /// Commits. If the transaction has written something, later reads of the scope that began it see that, and its
-    /// session gets a token. To find out, this first queries whether the transaction has a transaction ID,
-    /// which takes one round trip: Postgres assigns an ID when a transaction first writes or locks rows.
+    /// Commits. If the transaction has written something, later reads in the scope that began the transaction see
+    /// these writes, and the client's session gets a token. To find out, this first queries whether the transaction
+    /// has a transaction ID, which takes one round trip: Postgres assigns an ID when a transaction first writes or
+    /// locks rows.
     ///
     /// # Errors
     ///

@@ -26,7 +26,7 @@ pub struct RowKey {
 /// The changes of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableChange {
-    /// Rows with these values in the columns that changes are keyed by, before the change or after it: at least one.
+    /// Rows that have one of these values in a key column, before the change or after it. The set is never empty.
     Rows(BTreeSet<RowKey>),
     /// Any row may have changed.
     All,

@@ -4,8 +4,8 @@ use std::io;
 
 use crate::snapshot::SnapshotError;
 
-/// Why a stream can't be started, or has ended. Unless it says otherwise, start another stream: changes in between are
-/// unknown.
+/// Why a stream can't be started, or has ended. Unless the variant says otherwise, start another stream. The changes
+/// between the two streams are unknown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {

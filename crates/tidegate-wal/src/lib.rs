@@ -3,13 +3,14 @@
 //!
 //! The server delivers transactions in the order of their commit records. That is not the order in which they become
 //! visible: a commit can be delivered while no snapshot sees it yet, for example while it waits for a synchronous
-//! standby, and a snapshot can see a commit that has not been delivered. So [`Stream::announce`] takes a *watermark* on
-//! the primary: a snapshot, then a position, and then a message in the write-ahead log. Once the stream has delivered
-//! that message, [`Stream::reach`] returns each change that the snapshot sees and no earlier watermark's did. Changes
-//! that are not visible yet are part of a later watermark.
+//! standby, and a snapshot can see a commit that has not been delivered. So [`Stream::announce`] takes a *watermark*
+//! on the primary: a snapshot, then a position, and then a message in the write-ahead log. Once the stream has
+//! delivered that message, [`Stream::reach`] returns each change that this snapshot sees, and that the snapshot of no
+//! earlier watermark saw. Changes that are not visible yet are part of a later watermark.
 //!
-//! Statements that change no row are not in the stream: those that attach, detach or drop a partition, or change a
-//! column's type or a publication. Each watermark notices the last; the application must notice the others.
+//! The stream does not contain changes that change no row: attaching, detaching or dropping a partition, or changing a
+//! column's type or a publication. Each watermark notices a changed publication. The application must notice the
+//! others.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -112,9 +112,9 @@ impl Stream {
 
     /// As [`start`](Self::start), with a slot of this [name](crate::kept_slot_name) that outlives the connection, so
     /// that [`resume`](Self::resume) can continue the stream. The server retains write-ahead log for it until
-    /// [`confirm`](Self::confirm) is called, also without a connection; `max_slot_wal_keep_size` bounds that. Drop the
-    /// slot when it is no longer needed (`pg_drop_replication_slot`): also if this fails or is cancelled, since the
-    /// server may create it all the same.
+    /// [`confirm`](Self::confirm) is called, also without a connection; `max_slot_wal_keep_size` bounds that. When the
+    /// slot is no longer needed, drop it (`pg_drop_replication_slot`). Do so even if `create` fails or is cancelled,
+    /// since the server may have created the slot all the same.
     ///
     /// # Errors
     ///
@@ -123,10 +123,11 @@ impl Stream {
         Self::begin(options, NamedSlot { name, is_kept: true }).await
     }
 
-    /// Continues a stream from a [`point`](Self::point) of it, at which the last watermark had this snapshot. The first
-    /// watermark then contains what has changed since, and nothing else. `conn`, a connection to the same database of the
-    /// primary, ends the connection that still uses the slot, which must be of the same role. `keyed` are the columns by
-    /// which changes are keyed, as they were at that point.
+    /// Continues a stream from one of its [points](Self::point). `snapshot` is the snapshot of the last watermark
+    /// before that point. The first watermark then contains what has changed since, and nothing else. `conn` is a
+    /// connection to the same database of the primary. If another connection still uses the slot, it is ended through
+    /// `conn`; both must have the same role. `keyed` are the columns by which changes are keyed, as they were at that
+    /// point.
     ///
     /// # Errors
     ///
@@ -208,8 +209,9 @@ impl Stream {
         self.shared.lock().key_by(keyed);
     }
 
-    /// Waits until a watermark may show changes: until a transaction was delivered since the last call of
-    /// [`announce`](Self::announce), or for a while if one is delivered and not visible. This is cancel safe.
+    /// Returns once a watermark may show changes: when a transaction has been delivered since the last call of
+    /// [`announce`](Self::announce). If an earlier transaction has been delivered and is not visible yet, returns
+    /// after a short pause in any case. This is cancel safe.
     ///
     /// # Errors
     ///

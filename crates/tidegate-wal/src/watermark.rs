@@ -12,14 +12,14 @@ pub(crate) const PREFIX: &str = "tidegate-watermark";
 /// A point up to which all changes are known.
 #[derive(Debug)]
 pub struct Watermark {
-    /// Every change that is part of this watermark or of an earlier one committed before this position, in bytes.
+    /// A position, in bytes. Every change in this watermark, or in an earlier one, was committed before it.
     pub fence: u64,
     /// The position of the watermark's message, after the fence.
     pub message: u64,
     /// Everything that this snapshot sees is part of this watermark, or of an earlier one.
     pub snapshot: Snapshot,
-    /// What this snapshot sees and the last watermark's did not, as far as rows of tables of the publication are concerned.
-    /// Attaching, detaching or dropping a partition is not among it, nor is a rewrite by ALTER TABLE.
+    /// The changes of rows of published tables that this snapshot sees, and that the last watermark's snapshot did not
+    /// see. They do not include attaching, detaching or dropping a partition, nor a rewrite by ALTER TABLE.
     pub changes: Vec<Change>,
     /// Anything may have changed: this is the stream's first watermark; the publication or what is
     /// [watched](crate::StreamOptions::watching) has changed; too much has changed at a time; or the snapshot sees a

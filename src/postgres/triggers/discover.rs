@@ -11,7 +11,7 @@ const TABLES: &str = include_str!("../sql/discover.sql");
 impl Triggers {
     /// Returns `Triggers` for all tables of the application that can be tracked, and the reasons why the others can't.
     /// Changes of each table are keyed by its primary key, its foreign keys and the columns that an earlier install
-    /// declared. So `where author_id = $1` depends only on the rows of one author, without a declaration.
+    /// declared. So a query with `where author_id = $1` depends only on the rows of one author, without a declaration.
     ///
     /// Two kinds of tables are ignored: those of extensions, and those owned by a role of which this role is not a
     /// member.
