@@ -84,9 +84,8 @@ impl PatternWatch {
             (true, false) => "no similar route was requested that lacks a policy",
         };
         let message = format!(
-            "a CacheLayer has a policy for this pattern, but no request has matched it, although at least {ENOUGH} \
-             requests were \
-             looked at; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
+            "a CacheLayer has a policy for this pattern, but no request has matched it, although at least {ENOUGH} requests \
+             were not served from memory; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
              nested routers; axum sets no MatchedPath for a fallback or for the service in a nest_service (use \
              CacheLayer::default_policy, or CacheLayer::with_policy around that service); {hint}"
         );

@@ -54,9 +54,9 @@ fn validate_refuses_a_public_policy_that_varies_by_the_client() {
     let by = |header: &str| ttl().public().vary([header]);
     for header in ["Authorization", "cookie", "proxy-authorization"] {
         let message = fault(layer().route("/a", by(header)));
-        assert!(message.contains("the policy of /a is not used: public says"), "{message}");
+        assert!(message.contains("the policy of /a is not used: Policy::public says"), "{message}");
         assert!(
-            message.contains(&header.to_lowercase()) && message.contains("leave one out"),
+            message.contains(&header.to_lowercase()) && message.contains("leave one of them out"),
             "{message}"
         );
         assert!(message.contains("Policy::strict"), "{message}");
@@ -127,7 +127,7 @@ async fn tags_of_a_default_policy_use_the_parameters_of_each_route() {
     assert!(fetch(&app, "/users").await.1.contains("no-parameter"));
 }
 
-const NONE_MATCHED: &str = "none of at least 10000 requests";
+const NONE_MATCHED: &str = "although at least 10000 requests";
 
 /// The shortest time after which a pattern is reported.
 const TEN_MINUTES: Duration = Duration::from_mins(10);

@@ -326,7 +326,8 @@ async fn doctor_and_status_name_a_subscription_that_writes_to_a_tracked_table() 
         publisher.port()
     );
     server.psql(&subscribe).await.unwrap();
-    let mend = "cache on the server where the rows are written, or drop subscription news";
+    let mend =
+        "use Tidegate with the server on which the rows are written, or drop subscription news";
     let (report, code) = json(&url, &["doctor"]).await;
     assert_eq!((code, report["sound"].as_bool()), (Some(2), Some(false)), "{report}");
     let (bad, said) = state(&report, "table users");
