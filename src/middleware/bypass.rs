@@ -10,16 +10,16 @@ use http_body::Body as HttpBody;
 
 use super::body::Body;
 use super::context::RequestContext;
-use super::cookies;
 use super::exchange::{Exchange, is_failure, is_stale_better};
 use super::handler::{Handler, HandlerResult};
 use super::keying::{self, KeySource};
 use super::response::passed;
+use super::rules::cookies;
 use super::rules::groups::note_unread;
 use super::rules::request::RequestDirectives;
+use super::rules::session_cookie::is_session_cookie;
 use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::InvalidatedByWrite;
-use super::session::is_session_cookie;
 use super::settings::LayerSettings;
 use super::status;
 use super::writes::{give_token, invalidate};
@@ -202,7 +202,7 @@ impl LayerSettings {
             return None;
         }
         let policy = Policy::ttl(simulation::TTL);
-        let directives = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
+        let directives = self.identity.directives(request, &policy, client).ok()?;
         let key = keying::key(&self.space, &KeySource::new(request, &directives), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.
         let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));

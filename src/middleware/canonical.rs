@@ -9,10 +9,11 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE};
 use http::uri::PathAndQuery;
 use http::{Request, Uri};
 
+use super::keying;
+use super::rules::cookies;
 use super::rules::fields::RequestField;
 use super::rules::request::RequestDirectives;
 use super::rules::vary;
-use super::{cookies, keying};
 use crate::cache::Policy;
 
 /// Rewrites these parts of a request.

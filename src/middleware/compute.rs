@@ -9,12 +9,12 @@ use http::{HeaderName, Method, Request, Response, StatusCode};
 use super::bypass::bypassed;
 use super::content;
 use super::context::RequestContext;
-use super::cookies;
 use super::exchange::{Exchange, drain, is_failure, is_stale_better, whole};
 use super::fill::ResponseFill;
 use super::handler::{Handler, HandlerResult};
 use super::identity::IdentitySource;
 use super::rendered::RenderedHead;
+use super::rules::cookies;
 use super::rules::groups::note_unread;
 use super::rules::validation::{names_another, unconditional};
 use super::stored::{StoredHead, vary_marker};
@@ -244,7 +244,7 @@ fn strip_client<A>(
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
     }
-    context.directives.identify_again(request, &context.policy, identity);
+    identity.identify_again(&mut context.directives, request, &context.policy);
     is_stripped
 }
 

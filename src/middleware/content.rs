@@ -24,9 +24,6 @@ use super::budget::BudgetShare;
 /// How long to wait for the content. A slower client would hold memory for as long as it likes.
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// The hash of a request's content, which is part of the key.
-pub(crate) type ContentHash = blake3::Hash;
-
 /// Whether the content of bodies of this type can be read and then passed on.
 pub(crate) fn can_be_read<A: 'static>() -> bool {
     static WARNED: Once = Once::new();

@@ -9,7 +9,6 @@ use super::context::RequestContext;
 use super::keying::KeySource;
 use super::rendered::RenderedHead;
 use super::route;
-use super::rules::request::RequestDirectives;
 use super::rules::vary;
 use super::settings::{LayerSettings, OTHERS};
 use super::stored::vary_marker;
@@ -69,8 +68,8 @@ impl LayerSettings {
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let context = RequestDirectives::new(request, &found.policy, &self.identity, None)
-            .and_then(|directives| {
+        let context =
+            self.identity.directives(request, &found.policy, None).and_then(|directives| {
                 let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
                 let (key, variance) =
                     self.key(&KeySource::new(request, &directives), &found.policy);

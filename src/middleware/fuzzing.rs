@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
-use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
+use super::rules::identity::IdentityHeaders;
 pub use super::rules::oracle::{Case, Judged, compare as compare_rules, now};
 use super::rules::request::RequestDirectives;
 use super::rules::storable::{Times, cacheability};
@@ -26,7 +26,8 @@ pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
     let request = Request::new(axum::body::Body::empty());
     let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
-    let directives = RequestDirectives::new(&request, policy, &IdentitySource::default(), None);
+    let directives =
+        RequestDirectives::new(&request, policy, &IdentityHeaders::default(), || false, None);
     directives
         .is_ok_and(|directives| cacheability(status, headers, &directives, policy, times).is_ok())
 }

@@ -10,16 +10,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::{Extensions, Request, StatusCode};
+use http_body::Body;
 
 use super::routers::{self, is_in};
 use super::rules::identity::IdentityHeaders;
+use super::rules::request::RequestDirectives;
 use crate::cache::{ExtensionType, Policy};
+use crate::outcome::BypassReason;
 
 /// The headers and extensions that identify a client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdentitySource {
     pub(crate) headers: IdentityHeaders,
     pub(crate) extensions: KnownExtensions,
+}
+
+impl IdentitySource {
+    /// The directives of a request; or why it must bypass the cache.
+    pub(crate) fn directives<B: Body>(
+        &self,
+        request: &Request<B>,
+        policy: &Policy,
+        client_key: Option<String>,
+    ) -> Result<RequestDirectives, BypassReason> {
+        let has_unknown = || self.extensions.lacks_one_of(request.extensions());
+        RequestDirectives::new(request, policy, &self.headers, has_unknown, client_key)
+            .inspect_err(|reason| self.extensions.warn_if(*reason))
+    }
+
+    /// Finds out again how a request identifies its client, after headers were removed.
+    pub(crate) fn identify_again<B>(
+        &self,
+        directives: &mut RequestDirectives,
+        request: &Request<B>,
+        policy: &Policy,
+    ) {
+        let has_unknown = || self.extensions.lacks_one_of(request.extensions());
+        directives.identify_again(request, policy, &self.headers, has_unknown);
+    }
 }
 
 /// The types of extensions that a service has declared.
@@ -79,9 +107,9 @@ impl KnownExtensions {
         }
     }
 
-    /// Logs once what to do about undeclared extensions.
-    pub(crate) fn warn(&self) {
-        if !self.has_warned.swap(true, Ordering::Relaxed) {
+    /// Logs once what to do about undeclared extensions, if they are the reason of a bypass.
+    fn warn_if(&self, reason: BypassReason) {
+        if reason == BypassReason::Extensions && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "requests bypass the cache, because a layer around CacheLayer adds request extensions that a handler may \
                  use and the key does not hold: key by them with Policy::vary_by, declare those that do not identify the \

@@ -11,12 +11,13 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri}
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
+use super::route;
 use super::routers::PathParameters;
+use super::rules::cookies;
 use super::rules::fields::{RequestField, RequestFields};
 use super::rules::list::is_token;
-use super::rules::request::{RequestDirectives, is_keyed_with_content};
+use super::rules::request::{ContentHash, RequestDirectives, is_keyed_with_content};
 use super::rules::search_variance::{CountedParams, SearchVariance};
-use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
@@ -62,7 +63,7 @@ pub(crate) struct KeySource<'r> {
     /// Which query parameters count, if a response has declared it.
     variance: Option<&'r SearchVariance>,
     /// The hash of the content that counts, with the method.
-    content: Option<(&'r Method, &'r content::ContentHash)>,
+    content: Option<(&'r Method, &'r ContentHash)>,
 }
 
 impl<'r> KeySource<'r> {

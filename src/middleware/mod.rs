@@ -2,8 +2,8 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in front of the handler.
 //!
-//! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances`
-//!   for the query parameters that count at a path. `identity` and `routers` find what identifies the client.
+//! - The key: `keying` computes it, with `content` for the content of a QUERY, and `variances` for the query parameters
+//!   that count at a path. `identity` and `routers` find what identifies the client.
 //! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the
 //!   patterns of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
@@ -30,7 +30,6 @@ mod comparison;
 mod compute;
 mod content;
 mod context;
-mod cookies;
 mod date;
 mod exchange;
 #[cfg(feature = "admin")]

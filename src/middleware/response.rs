@@ -138,14 +138,15 @@ fn build_response<B: http_body::Body>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::identity::IdentitySource;
+    use crate::middleware::rules::identity::IdentityHeaders;
 
     fn headers_of(request: http::request::Builder, head: StoredHead) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
         let directives = RequestDirectives::new(
             &request,
             &crate::Policy::standard(),
-            &IdentitySource::default(),
+            &IdentityHeaders::default(),
+            || false,
             None,
         )
         .unwrap();

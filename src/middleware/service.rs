@@ -76,7 +76,7 @@ where
         let timer = self.routes.recorder.request(traffic);
         let met = Met { session, timer, is_read: false };
         let (client, request) = identity::client(policy, request);
-        let directives = RequestDirectives::new(&request, policy, &self.routes.identity, client);
+        let directives = self.routes.identity.directives(&request, policy, client);
         let limit = match &directives {
             Ok(directives) if is_get(&directives.method) => None,
             Ok(_) => content_limit(&request, policy),

@@ -6,9 +6,10 @@ use http::{Extensions, HeaderMap, HeaderName, Request, Uri, Version};
 
 use super::identity::IdentitySource;
 use super::keying::{HOST_LIKE, PATH_LIKE};
+use super::routers;
+use super::rules::cookies;
 use super::rules::fields::RequestField;
 use super::rules::request::describes_content;
-use super::{cookies, routers};
 use crate::cache::{Policy, VaryBy, carry};
 
 /// The extensions for a handler: axum's own, those that the service declared, and the one that the policy keys by. `None`

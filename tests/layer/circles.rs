@@ -179,6 +179,11 @@ impl Crate {
     }
 }
 
+/// Which files of `src` need which others.
+pub(super) fn needs() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    Crate::read().needs()
+}
+
 /// Those that are left once whatever needs none of the rest, or is needed by none of it, is gone, again and again.
 fn circles(mut needs: BTreeMap<Module, BTreeSet<Module>>) -> BTreeMap<Module, BTreeSet<Module>> {
     loop {
@@ -215,9 +220,37 @@ fn a_circle_is_found() {
     assert_eq!(found, [module("b"), module("c")]);
 }
 
+/// What the files and folders of each folder need of each other: `a.rs` and the files of `a/` count as one.
+fn siblings(
+    needs: &BTreeMap<Module, BTreeSet<Module>>,
+) -> BTreeMap<Module, BTreeMap<Module, BTreeSet<Module>>> {
+    let mut folders: BTreeMap<Module, BTreeMap<Module, BTreeSet<Module>>> = BTreeMap::new();
+    for (from, to) in needs.iter().flat_map(|(from, to)| to.iter().map(move |to| (from, to))) {
+        let shared = from.iter().zip(to).take_while(|(one, other)| one == other).count();
+        // A file and one of its own folder are one of the siblings.
+        if shared < from.len().min(to.len()) {
+            let folder = folders.entry(from[..shared].to_vec()).or_default();
+            folder.entry(from[..=shared].to_vec()).or_default().insert(to[..=shared].to_vec());
+        }
+    }
+    folders
+}
+
+#[test]
+fn no_folder_needs_itself_by_way_of_its_siblings() {
+    let folders = siblings(&needs());
+    assert!(folders.len() > 20, "only {} folders were found", folders.len());
+    let circles: Vec<_> = folders
+        .into_values()
+        .flat_map(circles)
+        .map(|(one, others)| format!("{} needs {others:?}", one.join("/")))
+        .collect();
+    assert!(circles.is_empty(), "in circles, or between two of them:\n{}", circles.join("\n"));
+}
+
 #[test]
 fn no_file_needs_itself_by_way_of_others() {
-    let needs = Crate::read().needs();
+    let needs = needs();
     let edges: usize = needs.values().map(BTreeSet::len).sum();
     assert!(edges > 700, "only {edges} imports were found");
     let circles = circles(needs);

@@ -81,6 +81,12 @@ fn edges() -> BTreeSet<(String, String)> {
             edges.extend(into.into_iter().filter(|to| *to != from).map(|to| (from.clone(), to)));
         }
     }
+    // Paths by way of `super`, and through re-exports.
+    for (from, needed) in crate::circles::needs() {
+        let between =
+            needed.into_iter().filter_map(|to| Some((from.first()?, to.first()?.clone())));
+        edges.extend(between.filter(|(from, to)| *from != to).map(|(from, to)| (from.clone(), to)));
+    }
     edges
 }
 

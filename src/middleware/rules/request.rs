@@ -5,12 +5,12 @@ use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
 use super::audience::Audience;
+use super::cookies;
 use super::directives::Directives;
 use super::fields::{RequestField, RequestFields};
+use super::identity::IdentityHeaders;
+use super::session_cookie::is_session_cookie;
 use crate::cache::{AgeLimits, Policy};
-use crate::middleware::identity::IdentitySource;
-use crate::middleware::session::is_session_cookie;
-use crate::middleware::{content, cookies};
 use crate::outcome::BypassReason;
 
 /// Headers with which a client can make a framework use another method.
@@ -19,6 +19,9 @@ const METHOD_OVERRIDES: [RequestField; 3] =
 
 /// The headers of conditional and range requests.
 const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
+
+/// The hash of a request's content, which is part of the key.
+pub(crate) type ContentHash = blake3::Hash;
 
 /// What a request requires of its response, besides its key.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub(crate) struct RequestDirectives {
     /// The client's identity, as returned by the policy's `vary_by` function.
     pub(crate) client_key: Option<String>,
     /// The hash of the content of a QUERY or POST request, once it has been read.
-    pub(crate) content: Option<content::ContentHash>,
+    pub(crate) content: Option<ContentHash>,
 }
 
 /// How a request identifies the client, under policies that leave it to the response whether that matters.
@@ -64,18 +67,19 @@ enum Sign {
 impl Client {
     fn from_request<B>(
         request: &Request<B>,
-        (fields, has_cookies): (RequestFields, bool),
+        fields: RequestFields,
+        has_cookies: bool,
         policy: &Policy,
-        identity: &IdentitySource,
+        identity: &IdentityHeaders,
+        has_unknown_extension: impl FnOnce() -> bool,
     ) -> Self {
         if policy.public {
             return Self::default();
         }
         let headers = request.headers();
-        let mut named = identity.headers.matching(headers);
+        let mut named = identity.matching(headers);
         let has_header = named.any(|name| !names(policy, name.as_str()));
-        let has_extension = policy.identity.vary_by.is_none()
-            && identity.extensions.lacks_one_of(request.extensions());
+        let has_extension = policy.identity.vary_by.is_none() && has_unknown_extension();
         let header = has_header.then_some(Sign::Header);
         Self {
             is_authorized: fields.has(RequestField::Authorization)
@@ -96,25 +100,24 @@ impl Client {
     }
 
     /// Fails if something identifies the client.
-    fn is_anybody(self, identity: &IdentitySource) -> Result<(), BypassReason> {
+    fn is_anybody(self) -> Result<(), BypassReason> {
         match self.other {
             _ if self.is_authorized || self.has_cookies => Err(BypassReason::Personal),
             Some(Sign::Header) => Err(BypassReason::Personal),
-            Some(Sign::Extension) => {
-                identity.extensions.warn();
-                Err(BypassReason::Extensions)
-            }
+            Some(Sign::Extension) => Err(BypassReason::Extensions),
             None => Ok(()),
         }
     }
 }
 
 impl RequestDirectives {
-    /// The directives of a request; or why it must bypass the cache.
+    /// The directives of a request; or why it must bypass the cache. `has_unknown_extension` says whether the request has
+    /// an extension that may identify the client.
     pub(crate) fn new<B: Body>(
         request: &Request<B>,
         policy: &Policy,
-        identity: &IdentitySource,
+        identity: &IdentityHeaders,
+        has_unknown_extension: impl FnOnce() -> bool,
         client_key: Option<String>,
     ) -> Result<Self, BypassReason> {
         let headers = request.headers();
@@ -126,12 +129,19 @@ impl RequestDirectives {
             fields.has(RequestField::Cookie) && !policy.public && has_cookies(headers, policy);
         let client = match client_key {
             Some(_) => Client::default(),
-            None => Client::from_request(request, (fields, has_cookies), policy, identity),
+            None => Client::from_request(
+                request,
+                fields,
+                has_cookies,
+                policy,
+                identity,
+                has_unknown_extension,
+            ),
         };
         let is_read_by_name = !policy.vary_cookies.is_empty() && !policy.identity.is_strict;
         let mut conditions = conditions(headers, fields);
         if !policy.is_standard {
-            client.is_anybody(identity)?;
+            client.is_anybody()?;
             // A date in whole seconds does not distinguish two responses of the same second, and a client with the first
             // would keep it. Only under `Policy::standard`, the author of the headers accepts this.
             conditions.remove(IF_MODIFIED_SINCE);
@@ -167,10 +177,12 @@ impl RequestDirectives {
         &mut self,
         request: &Request<B>,
         policy: &Policy,
-        identity: &IdentitySource,
+        identity: &IdentityHeaders,
+        has_unknown_extension: impl FnOnce() -> bool,
     ) {
         let fields = RequestFields::from_headers(request.headers());
-        self.client = Client::from_request(request, (fields, false), policy, identity);
+        self.client =
+            Client::from_request(request, fields, false, policy, identity, has_unknown_extension);
         self.has_other_cookies = false;
     }
 
@@ -359,8 +371,15 @@ mod tests {
         request.body(Body::empty()).unwrap()
     }
 
+    fn directives(
+        request: &Request<Body>,
+        policy: &Policy,
+    ) -> Result<RequestDirectives, BypassReason> {
+        RequestDirectives::new(request, policy, &IdentityHeaders::default(), || false, None)
+    }
+
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        RequestDirectives::new(&request(headers), policy, &IdentitySource::default(), None).err()
+        directives(&request(headers), policy).err()
     }
 
     #[test]
@@ -389,10 +408,7 @@ mod tests {
     #[test]
     fn requests_that_the_key_does_not_fully_describe_bypass_the_cache() {
         let policy = policy();
-        let identity = IdentitySource::default();
-        let refused_as = |request: Request<Body>| {
-            RequestDirectives::new(&request, &policy, &identity, None).err()
-        };
+        let refused_as = |request: Request<Body>| directives(&request, &policy).err();
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
         let fat = Request::get("/").body(Body::from("x")).unwrap();
@@ -411,9 +427,7 @@ mod tests {
     #[test]
     fn a_client_can_force_revalidation_only_under_a_standard_policy() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
-        let of = |request: &Request<Body>, policy: &Policy| {
-            RequestDirectives::new(request, policy, &IdentitySource::default(), None).unwrap()
-        };
+        let of = |request: &Request<Body>, policy: &Policy| directives(request, policy).unwrap();
         assert_eq!(of(&reload, &policy()).limits, AgeLimits::default());
         let limits = of(&reload, &Policy::standard()).limits;
         assert!(limits.is_anew && limits.max_age == Some(Duration::ZERO));

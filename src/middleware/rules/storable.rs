@@ -272,7 +272,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::middleware::identity::IdentitySource;
+    use crate::middleware::rules::identity::IdentityHeaders;
 
     const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -284,8 +284,14 @@ mod tests {
     fn request(lines: &[(&'static str, &str)]) -> RequestDirectives {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        RequestDirectives::new(&request, &Policy::standard(), &IdentitySource::default(), None)
-            .unwrap()
+        RequestDirectives::new(
+            &request,
+            &Policy::standard(),
+            &IdentityHeaders::default(),
+            || false,
+            None,
+        )
+        .unwrap()
     }
 
     fn of(

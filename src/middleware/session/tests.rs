@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::entry::Position;
+use crate::middleware::rules::session_cookie::is_session_cookie;
 
 const AT: LogPosition = LogPosition::new(Epoch::new(3), Position::new(0x16_B374_D848));
 

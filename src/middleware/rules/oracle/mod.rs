@@ -19,6 +19,7 @@ pub use case::Case;
 use http::{HeaderMap, Request};
 
 use super::audience::audience;
+use super::identity::IdentityHeaders;
 use super::list::members;
 use super::request::RequestDirectives;
 use super::storable::{Cacheability, Times, cacheability};
@@ -27,7 +28,6 @@ use crate::cache::protocol::Verdict;
 use crate::cache::{EntryUse, Policy, decide};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
-use crate::middleware::identity::IdentitySource;
 
 /// What an implementation makes of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ fn request(headers: &HeaderMap) -> Request<Body> {
 }
 
 fn directives(headers: &HeaderMap, policy: &Policy) -> Option<RequestDirectives> {
-    RequestDirectives::new(&request(headers), policy, &IdentitySource::default(), None).ok()
+    RequestDirectives::new(&request(headers), policy, &IdentityHeaders::default(), || false, None)
+        .ok()
 }
 
 /// What these rules make of a case.

@@ -7,7 +7,7 @@
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-use super::rules::list::is_token;
+use super::list::is_token;
 use crate::cache::Policy;
 
 /// All cookies of a request: names and values. A pair without `=` is a value without a name, as browsers have it (RFC
