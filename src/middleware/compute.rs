@@ -1,7 +1,6 @@
 //! Calls the handler to compute a response: for a client, in the background, or for a part.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderName, Method, Request, Response, StatusCode};
@@ -17,7 +16,7 @@ use super::rendered::RenderedHead;
 use super::rules::cookies;
 use super::rules::groups::note_unread;
 use super::rules::validation::{names_another, unconditional};
-use super::stored::{StoredHead, vary_marker};
+use super::stored::{StoredHead, StoredResponse, vary_marker};
 use super::writes::give_token;
 use crate::cache::{FillGuard, Record};
 use crate::clock;
@@ -91,7 +90,7 @@ impl<S> Exchange<S> {
         let may_revalidate =
             context.policy.is_standard && context.directives.method != Method::POST;
         let stored = may_revalidate.then(|| stored(&guard, context)).flatten();
-        let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
+        let stored = stored.filter(|stored| has_validator(&stored.head)).map(Box::new);
         let headers = request.headers().clone();
         let given = request.extensions().len();
         let request = context.to_handler_request(request);
@@ -100,7 +99,7 @@ impl<S> Exchange<S> {
         let request =
             match stored.is_none() && guard.is_known_unshared(context.options.is_identified) {
                 true => request,
-                false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
+                false => unconditional(request, stored.as_ref().map(|stored| &stored.head.headers)),
             };
         // A GET request has no content that the first call could have consumed.
         let may_repeat = stored.is_some() && context.directives.content.is_none();
@@ -204,9 +203,9 @@ impl<S> Exchange<S> {
 
 /// The stored response, if it is stale only by time and may be served to this client. Any other was not selected for the
 /// request, so the handler's response can't confirm it (RFC 9111, section 4.3.1).
-fn stored(guard: &FillGuard, context: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
+fn stored(guard: &FillGuard, context: &RequestContext) -> Option<StoredResponse> {
     let entry = guard.stale.clone().filter(|entry| context.may_serve(entry))?;
-    Some((StoredHead::from_entry(&entry).ok()?, entry))
+    Some(StoredResponse { head: StoredHead::from_entry(&entry).ok()?, entry })
 }
 
 fn has_validator(head: &StoredHead) -> bool {
@@ -257,11 +256,11 @@ fn asks_for_identity(status: StatusCode) -> bool {
 /// Whether the handler's response to a conditional request is a 304 about a response other than the stored one.
 fn is_about_another<B, E>(
     result: &Result<Response<B>, E>,
-    stored: Option<&(StoredHead, Arc<Entry>)>,
+    stored: Option<&StoredResponse>,
 ) -> bool {
-    let (Ok(response), Some((head, _))) = (result, stored) else { return false };
+    let (Ok(response), Some(stored)) = (result, stored) else { return false };
     response.status() == StatusCode::NOT_MODIFIED
-        && names_another(&head.headers, response.headers())
+        && names_another(&stored.head.headers, response.headers())
 }
 
 /// Calls the handler a second time.

@@ -31,7 +31,7 @@ use super::rules::validation::{HeadComparison, compare_head, names_another, upda
 use super::rules::vary;
 use super::settings::LayerSettings;
 use super::status::{self, StoreOutcome};
-use super::stored::{StoredHead, encode_vary_marker, vary_marker};
+use super::stored::{StoredHead, StoredResponse, encode_vary_marker, vary_marker};
 use super::tee::TeeBody;
 use crate::cache::{
     Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
@@ -47,7 +47,7 @@ pub(crate) struct ResponseFill<'p> {
     /// The request's headers.
     pub(crate) headers: HeaderMap,
     /// The stored response that is being revalidated: stale by time, but not invalid.
-    pub(crate) stored: Option<Box<(StoredHead, Arc<Entry>)>>,
+    pub(crate) stored: Option<Box<StoredResponse>>,
     /// How long the handler took.
     pub(crate) delay: Duration,
     pub(crate) routes: Arc<LayerSettings>,
@@ -115,7 +115,7 @@ impl<'p> ResponseFill<'p> {
             && let Some(stored) = self.stored.take()
         {
             let fresh = response.into_parts().0.headers;
-            return FillFuture::Confirmed(Box::pin(self.confirmed(*stored, fresh)));
+            return FillFuture::Confirmed(Box::pin(self.confirmed(stored, fresh)));
         }
         if self.is_superseded_by(&response) {
             return FillFuture::Confirmed(Box::pin(self.superseded(response)));
@@ -273,20 +273,20 @@ impl<'p> ResponseFill<'p> {
     /// Handles a 304: stores the confirmed response again, with its new lifetime (RFC 9111, section 4.3.4).
     async fn confirmed<B: HttpBody>(
         self,
-        (head, entry): (StoredHead, Arc<Entry>),
+        stored: Box<StoredResponse>,
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
         let fill_status = self.fill_status(StatusCode::NOT_MODIFIED);
         let context = self.context;
-        let (mut response, filled) = if names_another(&head.headers, &fresh) {
+        let (mut response, filled) = if names_another(&stored.head.headers, &fresh) {
             // Nothing may be served: the stored response is not validated, and the other one is not here.
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::BAD_GATEWAY;
             (response, FillOutcome::NotStored(self.refute().await))
         } else {
-            let new = brought_up_to_date(&head, &fresh);
-            let filled = self.renewed((&head, &new), &entry).await;
-            (new.into_response_for(entry.body(), &context.directives), filled)
+            let new = brought_up_to_date(&stored.head, &fresh);
+            let filled = self.renewed(&stored, &new).await;
+            (new.into_response_for(stored.entry.body(), &context.directives), filled)
         };
         fill_status.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
@@ -306,14 +306,14 @@ impl<'p> ResponseFill<'p> {
         fresh: &HeaderMap,
         cache: &Cache,
     ) -> Option<HeaderMap> {
-        let (head, entry) = *self.stored.take()?;
-        if status != head.status || is_grpc_failure(fresh) {
+        let stored = self.stored.take()?;
+        if status != stored.head.status || is_grpc_failure(fresh) {
             return None;
         }
-        match compare_head(&head.headers, entry.body().len(), fresh) {
+        match compare_head(&stored.head.headers, stored.entry.body().len(), fresh) {
             HeadComparison::Same => {
-                let new = brought_up_to_date(&head, fresh);
-                let filled = self.renewed((&head, &new), &entry).await;
+                let new = brought_up_to_date(&stored.head, fresh);
+                let filled = self.renewed(&stored, &new).await;
                 matches!(filled, FillOutcome::Stored).then_some(new.headers)
             }
             HeadComparison::Other if self.context.directives.is_of_anybody() => {
@@ -338,11 +338,8 @@ impl<'p> ResponseFill<'p> {
     ///
     /// `new` is the stored head, updated by the handler's response. If that response is personal, only its `Date` and `Age`
     /// are stored.
-    async fn renewed(
-        self,
-        (stored, new): (&StoredHead, &StoredHead),
-        entry: &Entry,
-    ) -> FillOutcome {
+    async fn renewed(self, stored: &StoredResponse, new: &StoredHead) -> FillOutcome {
+        let StoredResponse { head: stored, entry } = stored;
         if !self.guard.is_valid(entry) {
             return FillOutcome::NotStored(self.guard.reject_overtaken());
         }

@@ -61,6 +61,13 @@ const ROOM: usize = 3;
 /// around it to add.
 const NAMES: usize = 16_384;
 
+/// A stored response whose head is decoded.
+#[derive(Debug)]
+pub(crate) struct StoredResponse {
+    pub(crate) head: StoredHead,
+    pub(crate) entry: Arc<Entry>,
+}
+
 impl StoredHead {
     /// The part of a response's head that may be stored.
     pub(crate) fn storable(
