@@ -57,8 +57,16 @@ pub(crate) struct ComputedEntry {
     pub(crate) freshness: Freshness,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
-    /// A vary marker to store under the primary key. Its head says which request fields select a variant.
-    pub(crate) vary_marker: Option<(Key, Bytes)>,
+    pub(crate) vary_marker: Option<VaryMarker>,
+}
+
+/// A vary marker to store beside a computed entry.
+#[derive(Debug)]
+pub(crate) struct VaryMarker {
+    /// The primary key.
+    pub(crate) key: Key,
+    /// Says which request fields select a variant.
+    pub(crate) head: Bytes,
 }
 
 /// Whether a computed entry was stored.
@@ -235,7 +243,7 @@ impl FillGuard {
         self.note_shared(if freshness.ttl.is_zero() { SharedBy::None } else { SharedBy::All });
         let vary_marker = computed
             .vary_marker
-            .map(|(key, head)| self.put_vary_marker(&key, head, (&computed.key, &entry)));
+            .map(|vary_marker| self.put_vary_marker(vary_marker, &computed.key, &entry));
         if let Some(flight) = self.flight.take() {
             // Each waiting request judges the entry by its own directives, even if the entry can't be stored.
             let found = [Some(entry), vary_marker].into_iter().flatten();
@@ -249,11 +257,11 @@ impl FillGuard {
     /// one of the least used.
     fn put_vary_marker(
         &self,
-        key: &Key,
-        head: Bytes,
-        (variant, computed): (&Key, &Arc<Entry>),
+        VaryMarker { key, head }: VaryMarker,
+        variant: &Key,
+        computed: &Arc<Entry>,
     ) -> Arc<Entry> {
-        let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
+        let before = self.cache.shared.store.peek(&key).filter(|found| found.entry.head == head);
         let before = before.map(|found| found.entry);
         let variants = before.as_ref().and_then(|entry| entry.variants().cloned());
         let variants = variants.unwrap_or_default();
@@ -264,9 +272,9 @@ impl FillGuard {
         let left = before.map(|entry| entry.life.keep.saturating_sub(entry.age()));
         let keep = computed.life.keep.max(left.unwrap_or_default());
         let life = Lifetime::starting_now(keep, keep, Duration::ZERO);
-        let vary_marker = Entry::new(key, computed.basis, [].into(), life, (head, Bytes::new()));
+        let vary_marker = Entry::new(&key, computed.basis, [].into(), life, (head, Bytes::new()));
         let vary_marker = Arc::new(vary_marker.into_vary_marker(variants));
-        self.cache.put(key, &vary_marker, None);
+        self.cache.put(&key, &vary_marker, None);
         vary_marker
     }
 

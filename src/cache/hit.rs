@@ -51,7 +51,7 @@ impl Cache {
     /// Adds the dependencies of an entry that is about to be served to the current scope, if there is one.
     pub(crate) fn shows(&self, hit: &Hit, policy: &Policy) {
         let is_stale = matches!(hit.outcome, Outcome::Stale(_));
-        Record::note_served(&hit.found.entry, &self.shared.fences, (policy, is_stale));
+        Record::note_served(&hit.found.entry, &self.shared.fences, policy, is_stale);
     }
 }
 

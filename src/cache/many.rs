@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::fill::FillGuard;
-use super::hit::Hit;
 use super::lookup::{FlightMode, LookupResult};
 use super::options::LookupOptions;
 use super::permit::Permit;
@@ -19,7 +18,7 @@ use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
 use super::stored_value::{OptionalValue, StoredValue, ValueType};
 use super::template::PolicyTag;
-use super::typed::store_value;
+use super::typed::{TypedHit, store_value};
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -37,12 +36,7 @@ struct MissingValue<I, T> {
     tags: Vec<PolicyTag>,
     guard: Option<Box<FillGuard>>,
     /// The stale value to serve if loading fails.
-    fallback: Option<(Hit, OptionalValue<T>)>,
-}
-
-fn read<T: ValueType>(hit: Hit) -> Option<(Hit, OptionalValue<T>)> {
-    let value = OptionalValue::read(&hit.found.entry)?;
-    Some((hit, value))
+    fallback: Option<TypedHit<OptionalValue<T>>>,
 }
 
 impl Cache {
@@ -182,16 +176,16 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                         return None;
                     }
                     // The entry is due to be recomputed, and this call does that.
-                    (value, renew) => (renew, value.map(|value| (hit, value))),
+                    (value, renew) => (renew, value.map(|value| TypedHit { hit, value })),
                 }
             }
             LookupResult::Miss(mut guard) => {
-                let fallback = guard.fallback().and_then(read);
+                let fallback = guard.fallback().and_then(TypedHit::read);
                 (Some(guard), fallback)
             }
             LookupResult::Bypass(bypass) => {
                 counters.count(Outcome::Bypass(bypass.reason));
-                (None, bypass.fallback.and_then(read))
+                (None, bypass.fallback.and_then(TypedHit::read))
             }
         };
         // `None` only without an id.
@@ -219,8 +213,7 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         let tags = missing.iter().flat_map(|one| one.tags.clone()).collect();
         let options = LookupOptions { tags, ..self.options.clone() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
-        let record =
-            self.cache.record_for((&keys, permit.as_ref()), Some(self.settings()), options);
+        let record = self.cache.record_for(&keys, permit.as_ref(), Some(self.settings()), options);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
         let loaded = record.enter(|| load.clone()(ids)).await;
@@ -275,9 +268,9 @@ impl<I: Clone + Display + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         let is_whole = !record.has_written() && missing.iter().all(|one| one.fallback.is_some());
         for MissingValue { wanted, guard, fallback, .. } in missing {
             if let Some(guard) = guard {
-                guard.fail(fallback.as_ref().map(|(hit, _)| hit));
+                guard.fail(fallback.as_ref().map(|typed| &typed.hit));
             }
-            if let Some((hit, value)) = fallback.filter(|_| is_whole) {
+            if let Some(TypedHit { hit, value }) = fallback.filter(|_| is_whole) {
                 self.cache.shows(&hit, self.settings());
                 self.store(wanted.id, value);
             }

@@ -75,7 +75,7 @@ pub use cache::Cache;
 #[cfg(feature = "admin")]
 pub(crate) use examine::LookupPreview;
 pub use fence::Fences;
-pub(crate) use fill::ComputedEntry;
+pub(crate) use fill::{ComputedEntry, VaryMarker};
 pub(crate) use fill::{FillGuard, FillOutcome};
 pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use hit::Hit;

@@ -26,13 +26,14 @@ impl Cache {
 
     /// A record for work with or without a policy.
     pub(crate) fn record(&self, policy: Option<&Policy>, options: LookupOptions) -> Record {
-        self.record_for((&[], None), policy, options)
+        self.record_for(&[], None, policy, options)
     }
 
     /// A record for work that computes the entries for `keys` under `permit`.
     pub(crate) fn record_for(
         &self,
-        (keys, permit): (&[&Key], Option<&Arc<Permit>>),
+        keys: &[&Key],
+        permit: Option<&Arc<Permit>>,
         policy: Option<&Policy>,
         options: LookupOptions,
     ) -> Record {

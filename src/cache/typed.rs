@@ -18,6 +18,20 @@ use crate::clock;
 use crate::entry::Key;
 use crate::observe;
 
+/// A hit and its decoded value.
+pub(super) struct TypedHit<V> {
+    pub(super) hit: Hit,
+    pub(super) value: V,
+}
+
+impl<V: StoredValue> TypedHit<V> {
+    /// Decodes a hit's value; `None` if that fails.
+    pub(super) fn read(hit: Hit) -> Option<Self> {
+        let value = V::read(&hit.found.entry)?;
+        Some(Self { hit, value })
+    }
+}
+
 impl Cache {
     /// Returns the value for a key: from the cache if it is proven fresh, otherwise from `load`, whose reads through
     /// `Database::reader()` are tracked. Concurrent calls for one key share one load.
@@ -121,14 +135,14 @@ impl Cache {
         let policy = policy.settings();
         match self.lookup(key, policy, &options, FlightMode::Join).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
-                Some(value) => self.renew_or_serve((hit, value), policy, load).await,
+                Some(value) => self.renew_or_serve(TypedHit { hit, value }, policy, load).await,
                 None => compute(&self.record(Some(policy), options), policy, load).await,
             },
             LookupResult::Miss(guard) => self.load(*guard, policy, load).await,
             LookupResult::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
                 let loaded = compute(&bypass.record, policy, load).await;
-                self.or_fallback(loaded, bypass.fallback.as_ref(), (policy, &bypass.record))
+                self.or_fallback(loaded, bypass.fallback.as_ref(), policy, &bypass.record)
             }
         }
     }
@@ -151,7 +165,7 @@ impl Cache {
     /// The call that finds an entry due for early refresh reloads it; other calls get the stored value.
     async fn renew_or_serve<V, E, F>(
         &self,
-        (mut hit, value): (Hit, V),
+        TypedHit { mut hit, value }: TypedHit<V>,
         policy: &Policy,
         load: F,
     ) -> Result<V, E>
@@ -192,7 +206,7 @@ impl Cache {
             Ok(value) => Ok(store_value(guard, value)),
             Err(error) => {
                 guard.fail(fallback.as_ref());
-                self.or_fallback(Err(error), fallback.as_ref(), (policy, &record))
+                self.or_fallback(Err(error), fallback.as_ref(), policy, &record)
             }
         }
     }
@@ -202,7 +216,8 @@ impl Cache {
         &self,
         loaded: Result<V, E>,
         fallback: Option<&Hit>,
-        (policy, record): (&Policy, &Record),
+        policy: &Policy,
+        record: &Record,
     ) -> Result<V, E> {
         loaded.or_else(|error| {
             let fallback = fallback.filter(|_| !record.has_written());

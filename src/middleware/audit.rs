@@ -37,7 +37,7 @@ impl<S> Exchange<S> {
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         whole(request.method_mut());
         let request = unconditional(request, None);
-        let compared = self.compared(&entry, (&context, Some(&permit)), request);
+        let compared = self.compared(&entry, &context, Some(&permit), request);
         let Ok(response) = compared.await else { return };
         drain(response).await;
     }
@@ -55,7 +55,7 @@ impl<S> Exchange<S> {
         if !context.is_comparable() {
             return self.uncached(BypassReason::Shadow, context, request).await;
         }
-        let mut response = self.compared(&entry, (&context, None), request).await?;
+        let mut response = self.compared(&entry, &context, None, request).await?;
         self.count(Outcome::Bypass(BypassReason::Shadow));
         status::append_bypass(response.headers_mut(), BypassReason::Shadow, None);
         Ok(response)
@@ -64,7 +64,8 @@ impl<S> Exchange<S> {
     async fn compared<A>(
         &mut self,
         entry: &Arc<Entry>,
-        (context, permit): (&RequestContext, Option<&Arc<Permit>>),
+        context: &RequestContext,
+        permit: Option<&Arc<Permit>>,
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
@@ -73,14 +74,13 @@ impl<S> Exchange<S> {
         let cache = self.routes.cache.clone();
         // Don't use the path if no route matched: clients could create any number of names.
         let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
-        let record =
-            cache.record_for((&[], permit), Some(&context.policy), context.options.clone());
+        let record = cache.record_for(&[], permit, Some(&context.policy), context.options.clone());
         let request = context.to_handler_request(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.close(context.policy.lasts(false));
         note_unread(&record, response.headers(), &context.policy);
         let has_written = record.has_written();
-        let comparison = Comparison::new(&cache, &route, entry, (response.status(), record));
+        let comparison = Comparison::new(&cache, &route, entry, response.status(), record);
         let mut response = response.map(|body| Body::compared(body, comparison));
         give_token(&self.routes, has_written, response.headers_mut()).await;
         Ok(response)

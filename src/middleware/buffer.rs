@@ -12,7 +12,9 @@ use super::rules::storable::{
     announces_trailers, grpc_failure, is_failure_of_one_call, is_grpc_failure,
 };
 use super::stored::StoredHead;
-use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable};
+use crate::cache::{
+    ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable, VaryMarker,
+};
 use crate::clock::{self, Instant};
 use crate::entry::Key;
 
@@ -27,7 +29,7 @@ const SETS_COOKIE: &str = "set-cookie";
 pub(crate) struct StoreTarget {
     pub(crate) key: Key,
     pub(crate) freshness: Freshness,
-    pub(crate) vary_marker: Option<(Key, Bytes)>,
+    pub(crate) vary_marker: Option<VaryMarker>,
 }
 
 /// A body that is being buffered, up to its limit.

@@ -34,7 +34,8 @@ impl Comparison {
         cache: &Cache,
         route: &Arc<str>,
         entry: &Arc<Entry>,
-        (status, record): (StatusCode, Record),
+        status: StatusCode,
+        record: Record,
     ) -> Self {
         let is_same =
             RenderedHead::from_entry(entry).is_ok_and(|rendered| rendered.status == status);

@@ -34,7 +34,7 @@ use super::status::{self, StoreOutcome};
 use super::stored::{StoredHead, StoredResponse, encode_vary_marker, vary_marker};
 use super::tee::TeeBody;
 use crate::cache::{
-    Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
+    Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable, VaryMarker,
 };
 use crate::clock;
 use crate::entry::Entry;
@@ -455,8 +455,10 @@ impl<'p> ResponseFill<'p> {
     fn store_target(&self, cacheability: &Cacheability, headers: &HeaderMap) -> StoreTarget {
         let names = self.variant_names(cacheability, headers);
         let key = vary::key(&self.context.key, &names, &self.headers);
-        let vary_marker = (key != self.context.key)
-            .then(|| (self.context.key.clone(), encode_vary_marker(&names)));
+        let vary_marker = (key != self.context.key).then(|| VaryMarker {
+            key: self.context.key.clone(),
+            head: encode_vary_marker(&names),
+        });
         StoreTarget { key, freshness: cacheability.freshness, vary_marker }
     }
 

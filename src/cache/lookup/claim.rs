@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::search::UsableEntry;
 use super::task::LookupTask;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
-use crate::cache::refresh::EntryUse;
 use crate::outcome::{Event, MissReason};
-use crate::store::{Found, StoreError};
+use crate::store::StoreError;
 
 /// The pauses between attempts to take a lease that another node holds: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
 
 /// The right to compute the entry, or one that was found instead.
-pub(super) type ClaimResult = Result<Option<Box<LeaseGuard>>, (EntryUse, Found)>;
+pub(super) type ClaimResult = Result<Option<Box<LeaseGuard>>, UsableEntry>;
 
 impl LookupTask<'_> {
     /// Takes the lease, or finds an entry that may be used in some way. While another node holds the lease, waits for that

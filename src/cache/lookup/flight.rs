@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::result::LookupResult;
+use super::search::UsableEntry;
 use super::task::LookupTask;
 use crate::broken::is_broken;
 use crate::cache::admission::PendingPermit;
@@ -205,7 +206,7 @@ impl LookupTask<'_> {
                     Err(found) => usable = Some(found),
                 }
             }
-            if let Some((decided, found)) = usable {
+            if let Some(UsableEntry { decided, found }) = usable {
                 if let Some(leader) = leader.take() {
                     // Before anything else: recomputing an entry that is due needs a flight of its own.
                     leader.finish(FlightResult::Entry(found.entry.clone()));

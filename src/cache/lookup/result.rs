@@ -124,7 +124,7 @@ impl LookupTask<'_> {
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
         let (session, strays) = (self.session, Some(self.strays));
         let options = LookupOptions { session, strays, ..self.options.clone() };
-        self.cache.record_for((&[self.key], permit), Some(self.policy), options)
+        self.cache.record_for(&[self.key], permit, Some(self.policy), options)
     }
 
     pub(super) fn bypass(&self, reason: BypassReason, permit: Option<Arc<Permit>>) -> Bypass {

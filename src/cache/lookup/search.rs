@@ -8,6 +8,12 @@ use crate::entry::Key;
 use crate::outcome::Outcome;
 use crate::store::{Found, StoreError};
 
+/// An entry that the lookup may use, and for what.
+pub(super) struct UsableEntry {
+    pub(super) decided: EntryUse,
+    pub(super) found: Found,
+}
+
 impl LookupTask<'_> {
     /// Looks in memory, then in the shared store.
     pub(super) async fn find(&mut self) -> Option<Hit> {
@@ -94,13 +100,13 @@ impl LookupTask<'_> {
     }
 
     /// What an entry may be used for; `None` if it is passed over.
-    pub(super) fn accept(&mut self, found: Found) -> Option<(EntryUse, Found)> {
+    pub(super) fn accept(&mut self, found: Found) -> Option<UsableEntry> {
         match self.decide(&found) {
             EntryUse::Miss(reason) => {
                 self.pass_over(found, reason);
                 None
             }
-            decided => Some((decided, found)),
+            decided => Some(UsableEntry { decided, found }),
         }
     }
 

@@ -93,7 +93,8 @@ impl Record {
     pub(crate) fn note_served(
         entry: &Entry,
         fences: &Arc<Fences>,
-        (policy, is_stale): (&Policy, bool),
+        policy: &Policy,
+        is_stale: bool,
     ) {
         let _ = CURRENT.try_with(|record| {
             if is_stale {
