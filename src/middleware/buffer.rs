@@ -13,7 +13,7 @@ use super::rules::storable::{
 };
 use super::stored::StoredHead;
 use crate::cache::{
-    ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable, VaryMarker,
+    ComputedEntry, FillGuard, FillOutcome, Freshness, Policy, Record, Uncacheable, VaryMarker,
 };
 use crate::clock::{self, Instant};
 use crate::entry::Key;
@@ -66,16 +66,17 @@ impl BodyBuffer {
     /// Boxed, since it is large and changes hands often.
     pub(crate) fn new(
         guard: Box<FillGuard>,
-        (head, target): (StoredHead, StoreTarget),
-        (limit, finish): (usize, Duration),
+        head: StoredHead,
+        target: StoreTarget,
+        policy: &Policy,
         share: BudgetShare,
     ) -> Box<Self> {
         Box::new(Self {
             guard,
             head,
             target,
-            limit,
-            finish,
+            limit: policy.body_limit,
+            finish: policy.finish,
             taken: Vec::new(),
             length: 0,
             may_have_trailers: false,

@@ -92,7 +92,7 @@ impl<S> Exchange<S> {
         bypass.record.close(context.policy.lasts(false).filter(|_| !is_failure(&result)));
         if is_stale_better(&result)
             && let Some(response) =
-                self.instead(bypass.fallback.as_ref(), &context, (&headers, &bypass.record)).await
+                self.instead(bypass.fallback.as_ref(), &context, &headers, &bypass.record).await
         {
             return Ok(response);
         }

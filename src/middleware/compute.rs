@@ -47,7 +47,7 @@ impl<S> Exchange<S> {
             let is_refuted = is_about_another(&result, fill.stored.as_deref());
             if (is_refuted || is_stale_better(&result))
                 && let Some(response) =
-                    Box::pin(self.instead(fallback.as_ref(), &context, (&fill.headers, &record)))
+                    Box::pin(self.instead(fallback.as_ref(), &context, &fill.headers, &record))
                         .await
             {
                 match is_refuted {
@@ -140,8 +140,9 @@ impl<S> Exchange<S> {
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         guard.detach();
         guard.tag(&context.options.tags);
-        let sent = (&mut *context, &self.routes.identity);
-        let is_stripped = strip_client(&mut request, sent, guard.marker.as_deref());
+        let identity = &self.routes.identity;
+        let is_stripped =
+            strip_client(&mut request, &mut context, identity, guard.marker.as_deref());
         whole(request.method_mut());
         whole(&mut context.directives.method);
         // The client has its response already.
@@ -180,7 +181,7 @@ impl<S> Exchange<S> {
         record.close(context.policy.lasts(false).filter(|_| !is_failure(&result)));
         if is_stale_better(&result)
             && let Some(response) =
-                self.instead(guard.fallback().as_ref(), &context, (&headers, &record)).await
+                self.instead(guard.fallback().as_ref(), &context, &headers, &record).await
         {
             return Ok(response);
         }
@@ -217,7 +218,8 @@ fn has_validator(head: &StoredHead) -> bool {
 /// `Authorization` stay: they identify nobody there. Returns whether a header other than `Cookie` was removed.
 fn strip_client<A>(
     request: &mut Request<A>,
-    (context, identity): (&mut RequestContext, &IdentitySource),
+    context: &mut RequestContext,
+    identity: &IdentitySource,
     marker: Option<&Entry>,
 ) -> bool {
     if context.directives.client_key.is_some() {

@@ -53,13 +53,14 @@ pub(crate) fn twice<A: 'static>(request: Request<A>) -> (Request<A>, Option<Requ
 /// into the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
-    (limit, share): (usize, BudgetShare),
+    limit: usize,
+    share: BudgetShare,
 ) -> Option<Bytes> {
     let body = as_axum(request.body_mut())?;
     if body.size_hint().lower() > limit as u64 {
         return None;
     }
-    let mut reading = Reading::new(std::mem::take(body), (limit, share));
+    let mut reading = Reading::new(std::mem::take(body), limit, share);
     let is_whole = timeout(SLOWEST, reading.run()).await.unwrap_or(false);
     let read = reading.read.split().freeze();
     *body = match is_whole {
@@ -86,7 +87,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(rest: Body, (limit, share): (usize, BudgetShare)) -> Self {
+    fn new(rest: Body, limit: usize, share: BudgetShare) -> Self {
         Self { rest, read: BytesMut::new(), last: None, limit, share }
     }
 

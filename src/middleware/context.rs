@@ -44,19 +44,20 @@ pub(crate) struct RequestTarget {
     pub(crate) path: Key,
 }
 
+/// Under `Policy::standard`: a request's target.
+pub(crate) fn invalidation_target<A>(
+    request: &Request<A>,
+    policy: &Policy,
+) -> Option<InvalidationTarget> {
+    policy
+        .is_standard
+        .then(|| InvalidationTarget::new(route::uri(request), request.headers(), policy.host))
+}
+
 impl LayerSettings {
-    /// Under `Policy::standard`: a request's target, and the tag by which a write to it invalidates its responses.
-    pub(crate) fn invalidation_target<A>(
-        &self,
-        request: &Request<A>,
-        policy: &Policy,
-    ) -> Option<(InvalidationTarget, PolicyTag)> {
-        if !policy.is_standard {
-            return None;
-        }
-        let target = InvalidationTarget::new(route::uri(request), request.headers(), policy.host);
-        let tag = PolicyTag::new(target.tag(&self.namespace));
-        Some((target, tag))
+    /// The tag by which a write to a target invalidates its responses.
+    pub(crate) fn invalidation_tag(&self, target: &InvalidationTarget) -> PolicyTag {
+        PolicyTag::new(target.tag(&self.namespace))
     }
 }
 
@@ -74,13 +75,13 @@ impl RequestContext {
         if !self.policy.identity.is_strict {
             return true;
         }
-        self.extensions = strict::extensions(request, (&self.policy, identity));
+        self.extensions = strict::extensions(request, &self.policy, identity);
         self.extensions.is_some()
     }
 
     /// The request as the handler gets it.
     pub(crate) fn to_handler_request<A>(&self, request: Request<A>) -> Request<A> {
-        to_handler_request(request, (&self.policy, &self.directives), self.extensions.as_ref())
+        to_handler_request(request, &self.policy, &self.directives, self.extensions.as_ref())
     }
 
     /// Whether a stored response may be served to this client. If not, its validators may not be used for the client's
@@ -175,11 +176,12 @@ impl RequestContext {
 /// `extensions` are those that a strict policy passes on.
 pub(crate) fn to_handler_request<A>(
     mut request: Request<A>,
-    (policy, directives): (&Policy, &RequestDirectives),
+    policy: &Policy,
+    directives: &RequestDirectives,
     extensions: Option<&Extensions>,
 ) -> Request<A> {
     if let Some(extensions) = extensions {
-        strict::withhold(&mut request, (policy, directives.content.is_some()), extensions);
+        strict::withhold(&mut request, policy, directives.content.is_some(), extensions);
     }
     canonical::rewrite(&mut request, policy, directives);
     request

@@ -10,7 +10,7 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::context::{RequestContext, RequestTarget};
+use super::context::{RequestContext, RequestTarget, invalidation_target};
 use super::keying::KeySource;
 use super::response::respond;
 use super::settings::LayerSettings;
@@ -32,8 +32,8 @@ impl<S> Exchange<S> {
     /// its URI invalidates. Returns `false` if a path parameter is missing.
     pub(super) fn tag<A>(&self, context: &mut RequestContext, request: &mut Request<A>) -> bool {
         let is_whole = context.tag(request) && context.prepare(request, &self.routes.identity);
-        if let Some((target, tag)) = self.routes.invalidation_target(request, &context.policy) {
-            context.options.tags.push(tag);
+        if let Some(target) = invalidation_target(request, &context.policy) {
+            context.options.tags.push(self.routes.invalidation_tag(&target));
             let path = variances::path(
                 &self.routes.space,
                 &KeySource::new(request, &context.directives),
@@ -62,7 +62,8 @@ impl<S> Exchange<S> {
         &mut self,
         fallback: Option<&Hit>,
         context: &RequestContext,
-        (headers, record): (&HeaderMap, &Record),
+        headers: &HeaderMap,
+        record: &Record,
     ) -> Option<Response<Body<B>>> {
         if context.policy.shadow || record.has_written() {
             return None;

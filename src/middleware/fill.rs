@@ -90,12 +90,8 @@ struct FillStatus {
 
 impl FillStatus {
     fn append_to(&self, headers: &mut HeaderMap, outcome: StoreOutcome<'_>) {
-        let text = status::miss_member(
-            (self.outcome, self.is_variant),
-            self.status,
-            &self.record,
-            outcome,
-        );
+        let text =
+            status::miss_member(self.outcome, self.is_variant, self.status, &self.record, outcome);
         status::append(headers, &text);
     }
 }
@@ -194,10 +190,9 @@ impl<'p> ResponseFill<'p> {
         head.age = cacheability.age;
         let target = self.store_target(&cacheability, &parts.headers);
         let policy = &self.context.policy;
-        let limits = (policy.body_limit, policy.finish);
         let supersedes = self.may_supersede(parts.status);
         let mut buffer =
-            BodyBuffer::new(self.guard, (head, target), limits, self.routes.budget.share());
+            BodyBuffer::new(self.guard, head, target, policy, self.routes.budget.share());
         buffer.expect_trailers_of(&parts.headers);
         buffer.supersedes = supersedes;
         let mut tee = TeeBody::new(body, buffer);
@@ -482,7 +477,7 @@ impl<'p> ResponseFill<'p> {
             names.retain(|name| vary::is_named(&head.headers, name));
             Some(names)
         });
-        Cow::Owned(vary::with_known(own, (&known, &last.unwrap_or_default()), headers))
+        Cow::Owned(vary::with_known(own, &known, &last.unwrap_or_default(), headers))
     }
 
     /// The vary marker under the request's key, if one is known.

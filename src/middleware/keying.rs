@@ -128,15 +128,17 @@ pub(crate) fn key(space: &KeyText, of: &KeySource<'_>, policy: &Policy) -> Key {
     let KeySource { uri, rewritten, routed, headers, fields, client, variance, content } = *of;
     let mut text = space.clone();
     if policy.host {
-        hosts(&mut text, uri, (headers, fields));
+        hosts(&mut text, uri, headers, fields);
     } else {
         text.add(b"");
     }
     text.add(uri.scheme_str().unwrap_or_default().as_bytes());
     present(
         &mut text,
-        (headers, fields),
-        (&PATH_LIKE, const { RequestFields::from_fields(&PATH_LIKE) }),
+        headers,
+        fields,
+        &PATH_LIKE,
+        const { RequestFields::from_fields(&PATH_LIKE) },
     );
     text.add(uri.path().as_bytes());
     match variance.filter(|_| rewritten.is_none()) {
@@ -214,14 +216,10 @@ fn description(text: &mut KeyText, headers: &HeaderMap, policy: &Policy) {
     }
 }
 
-fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, RequestFields)) {
+fn hosts(text: &mut KeyText, uri: &Uri, headers: &HeaderMap, fields: RequestFields) {
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
-    present(
-        text,
-        (headers, fields),
-        (&HOST_LIKE, const { RequestFields::from_fields(&HOST_LIKE) }),
-    );
+    present(text, headers, fields, &HOST_LIKE, const { RequestFields::from_fields(&HOST_LIKE) });
 }
 
 /// Adds `Forwarded` (RFC 7239) without the host and the addresses: the scheme, and unknown parameters. Lines and elements
@@ -259,8 +257,10 @@ fn is_of_host(pair: &[u8]) -> bool {
 /// Adds those of the given headers that the request has: their number, and the name and values of each.
 fn present(
     text: &mut KeyText,
-    (headers, fields): (&HeaderMap, RequestFields),
-    (names, any): (&[RequestField], RequestFields),
+    headers: &HeaderMap,
+    fields: RequestFields,
+    names: &[RequestField],
+    any: RequestFields,
 ) {
     // Most requests have none.
     if !fields.has_one_of(any) {

@@ -45,17 +45,16 @@ pub struct CacheLayer {
     pub(crate) shared: Arc<LayerSettings>,
 }
 
-/// The budget for all bodies, and the part of it for the content of requests.
-fn budgets(bytes: usize) -> (ByteBudget, ByteBudget) {
-    let all = ByteBudget::new(bytes);
-    let contents = all.part(bytes / 4);
-    (all, contents)
+/// The part of a budget for all bodies that is for the content of requests.
+fn content_budget(all: &ByteBudget, bytes: usize) -> ByteBudget {
+    all.part(bytes / 4)
 }
 
 impl CacheLayer {
     /// Creates a layer without policies. Until you add one, every request bypasses the cache.
     pub fn new(cache: Cache) -> Self {
-        let (budget, content_budget) = budgets(BUFFER_BYTES);
+        let budget = ByteBudget::new(BUFFER_BYTES);
+        let content_budget = content_budget(&budget, BUFFER_BYTES);
         let shared = LayerSettings {
             space: keying::space("", cache.version_text()),
             cache,
@@ -190,7 +189,8 @@ impl CacheLayer {
             let fault = "buffer_limit is not used: with 0 bytes, no body would be stored";
             shared.faults.push(fault.into());
         } else {
-            (shared.budget, shared.content_budget) = budgets(bytes);
+            shared.budget = ByteBudget::new(bytes);
+            shared.content_budget = content_budget(&shared.budget, bytes);
         }
         self
     }

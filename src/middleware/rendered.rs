@@ -134,7 +134,7 @@ impl AgeStamp {
     }
 
     fn status(self) -> HeaderValue {
-        status::hit_member((self.outcome, self.missed), self.left)
+        status::hit_member(self.outcome, self.missed, self.left)
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::body::Body;
 use super::bypass::BypassContext;
 use super::content;
-use super::context::{RequestContext, to_handler_request};
+use super::context::{RequestContext, invalidation_target, to_handler_request};
 use super::exchange::{Exchange, unattended};
 use super::future::ResponseFuture;
 use super::handler::Handler;
@@ -85,7 +85,7 @@ where
         match (directives, limit) {
             (directives, Some(limit)) => {
                 let policy = policy.clone();
-                self.by_content((policy, limit), directives, met, request)
+                self.by_content(policy, limit, directives, met, request)
             }
             (Ok(directives), None) => {
                 let policy = policy.clone();
@@ -111,7 +111,8 @@ struct Met {
 /// range, which the cache removes. A handler could write if a part is missing, and a client could mean a write by a
 /// part that is withheld.
 fn only_reads<A>(
-    (policy, identity): (&Policy, &IdentitySource),
+    policy: &Policy,
+    identity: &IdentitySource,
     directives: Option<&RequestDirectives>,
     request: Request<A>,
     content: &[u8],
@@ -121,7 +122,7 @@ fn only_reads<A>(
     let route = parts.extensions.get::<MatchedPath>().map_or(OTHERS, MatchedPath::as_str);
     let is_read = post.only_reads(route, &parts, content)
         && directives
-            .and_then(|directives| head_for_handler(&parts, (policy, directives), identity))
+            .and_then(|directives| head_for_handler(&parts, policy, directives, identity))
             .is_none_or(|head| post.only_reads(route, &head, content));
     (is_read, Request::from_parts(parts, body))
 }
@@ -129,16 +130,17 @@ fn only_reads<A>(
 /// A request's head as the handler would get it, if that differs.
 fn head_for_handler(
     parts: &Parts,
-    (policy, directives): (&Policy, &RequestDirectives),
+    policy: &Policy,
+    directives: &RequestDirectives,
     identity: &IdentitySource,
 ) -> Option<Parts> {
     let request = Request::from_parts(parts.clone(), ());
     // If a strict policy can't copy the extensions, the handler gets the request unchanged.
     let extensions = match policy.identity.is_strict {
-        true => Some(strict::extensions(&request, (policy, identity))?),
+        true => Some(strict::extensions(&request, policy, identity)?),
         false => None,
     };
-    let request = to_handler_request(request, (policy, directives), extensions.as_ref());
+    let request = to_handler_request(request, policy, directives, extensions.as_ref());
     // A POST request is never sent with the validators of a stored response.
     let (head, ()) = unconditional(request, None).into_parts();
     let is_same = extensions.is_none()
@@ -190,7 +192,8 @@ impl<S> CacheService<S> {
         &self,
         request: &Request<A>,
         policy: Arc<Policy>,
-        (options, directives): (LookupOptions, RequestDirectives),
+        options: LookupOptions,
+        directives: RequestDirectives,
     ) -> RequestContext {
         let (key, variance) = self.routes.key(&KeySource::new(request, &directives), &policy);
         let (extensions, request_target) = (None, None);
@@ -215,7 +218,7 @@ impl<S> CacheService<S> {
             is_identified: !directives.is_of_anybody(),
             ..LookupOptions::for_request(session)
         };
-        let mut context = self.context(&request, policy, (options, directives));
+        let mut context = self.context(&request, policy, options, directives);
         match self.serve_from_memory(&mut context, timer.as_ref(), request.headers()) {
             Some((response, entry)) => {
                 if context.policy.audits_this() {
@@ -235,7 +238,8 @@ impl<S> CacheService<S> {
     /// request. A POST request that may write goes to the handler.
     fn by_content<A>(
         &mut self,
-        (policy, limit): (Arc<Policy>, usize),
+        policy: Arc<Policy>,
+        limit: usize,
         mut directives: Result<RequestDirectives, BypassReason>,
         mut met: Met,
         mut request: Request<A>,
@@ -250,7 +254,7 @@ impl<S> CacheService<S> {
         let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
         ResponseFuture::pending(Box::pin(async move {
             let share = service.routes.content_budget.share();
-            let content = content::read(&mut request, (limit, share)).await;
+            let content = content::read(&mut request, limit, share).await;
             let Some(content) = content else {
                 return service.bypass(BypassReason::Body, met, request).await;
             };
@@ -258,9 +262,9 @@ impl<S> CacheService<S> {
                 directives.content = Some(blake3::hash(&content));
             }
             if *request.method() == Method::POST {
-                let judge = (&*policy, &service.routes.identity);
+                let identity = &service.routes.identity;
                 (met.is_read, request) =
-                    only_reads(judge, directives.as_ref().ok(), request, &content);
+                    only_reads(&policy, identity, directives.as_ref().ok(), request, &content);
             }
             let may_write = *request.method() == Method::POST && !met.is_read;
             // From now on only the request's own body holds the bytes, until the handler has read it.
@@ -364,7 +368,7 @@ impl<S> CacheService<S> {
         let policy = self.route(&request).map(|route| route.policy.clone());
         let options = LookupOptions { observer, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);
-        let record = self.record(&mut request, policy.as_deref(), (options, may_write));
+        let record = self.record(&mut request, policy.as_deref(), options, may_write);
         let written = (!is_read).then(|| self.written(&request, policy.as_deref())).flatten();
         let tag_fields =
             policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
@@ -387,7 +391,8 @@ impl<S> CacheService<S> {
         &self,
         request: &mut Request<A>,
         policy: Option<&Policy>,
-        (options, may_write): (LookupOptions, bool),
+        options: LookupOptions,
+        may_write: bool,
     ) -> Record {
         let cache = &self.routes.cache;
         if may_write {
@@ -397,7 +402,8 @@ impl<S> CacheService<S> {
         if let Some(policy) = policy.filter(|_| !Record::is_in_none()) {
             let mut tags = route::tags(request, policy);
             if let Some(tags) = &mut tags {
-                tags.extend(self.routes.invalidation_target(request, policy).map(|(_, tag)| tag));
+                let target = invalidation_target(request, policy);
+                tags.extend(target.map(|target| self.routes.invalidation_tag(&target)));
             }
             record.note_policy(policy, tags.as_deref());
         }

@@ -37,10 +37,7 @@ impl<'a> StoreOutcome<'a> {
 
 /// The list member for a stored response. `missed` says why it was not served at once, if it is served in place of an
 /// error. `ttl` is its remaining lifetime in seconds, which is negative if it is stale.
-pub(crate) fn hit_member(
-    (outcome, missed): (Outcome, Option<MissReason>),
-    ttl: i64,
-) -> HeaderValue {
+pub(crate) fn hit_member(outcome: Outcome, missed: Option<MissReason>, ttl: i64) -> HeaderValue {
     if outcome == Outcome::Collapsed {
         return HeaderValue::from_static("tidegate; fwd=miss; collapsed; detail=\"collapsed\"");
     }
@@ -64,7 +61,8 @@ pub(crate) fn hit_member(
 
 /// The list member for the handler's response, with the outcome and whether a variant was missing.
 pub(crate) fn miss_member(
-    (outcome, is_variant): (Outcome, bool),
+    outcome: Outcome,
+    is_variant: bool,
     status: StatusCode,
     record: &Record,
     store_outcome: StoreOutcome<'_>,

@@ -16,7 +16,8 @@ use crate::cache::{Policy, VaryBy, carry};
 /// if the path's parameters can't be copied, for example because one is not UTF-8.
 pub(crate) fn extensions<A>(
     request: &Request<A>,
-    (policy, identity): (&Policy, &IdentitySource),
+    policy: &Policy,
+    identity: &IdentitySource,
 ) -> Option<Extensions> {
     let given = request.extensions();
     let mut fresh = routers::parameters_alone(given)?;
@@ -35,7 +36,8 @@ pub(crate) fn extensions<A>(
 /// `has_content` says whether the key holds the content.
 pub(crate) fn withhold<A>(
     request: &mut Request<A>,
-    (policy, has_content): (&Policy, bool),
+    policy: &Policy,
+    has_content: bool,
     extensions: &Extensions,
 ) {
     *request.headers_mut() = headers(request.headers(), policy, has_content);

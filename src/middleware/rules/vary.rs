@@ -62,7 +62,8 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
 /// Names are left out by which the `last` response to the same request varied: this response shows that it no longer does.
 pub(crate) fn with_known(
     own: &[HeaderName],
-    (known, last): (&[HeaderName], &[HeaderName]),
+    known: &[HeaderName],
+    last: &[HeaderName],
     headers: &HeaderMap,
 ) -> Vec<HeaderName> {
     let says = headers.contains_key(VARY);
@@ -260,7 +261,7 @@ mod tests {
         let joint = |own: &[&'static str], last: &[&'static str], says: bool| {
             let said = headers(&[("vary", "x")]);
             let said = if says { said } else { HeaderMap::new() };
-            with_known(&names(own), (&known, &names(last)), &said)
+            with_known(&names(own), &known, &names(last), &said)
         };
         assert_eq!(joint(&[], &[], false), known);
         assert_eq!(joint(&["accept-encoding"], &[], false).len(), 3);
