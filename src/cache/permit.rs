@@ -65,14 +65,14 @@ impl Permits {
         if own.is_none() {
             return PermitSlots::default();
         }
-        PermitSlots { own, all: self.all.enter(wait, limit, &note).await }
+        PermitSlots { _own: own, all: self.all.enter(wait, limit, &note).await }
     }
 
     /// Takes both slots, if they are free.
     pub(super) fn try_enter(&self, bound: &FillBound, wait: Duration) -> Option<PermitSlots> {
         let own = bound.gate(&self.all).try_enter(wait)?;
         let all = self.all.try_enter(wait)?;
-        Some(PermitSlots { own: Some(own), all: Some(all) })
+        Some(PermitSlots { _own: Some(own), all: Some(all) })
     }
 }
 
@@ -94,8 +94,8 @@ impl Permits {
 /// The slots that a fill holds, of its policy's gate and of the cache's.
 #[derive(Debug, Default)]
 pub(super) struct PermitSlots {
-    #[expect(dead_code, reason = "it is held until it is dropped")]
-    own: Option<PermitSlot>,
+    /// Held until it is dropped.
+    _own: Option<PermitSlot>,
     all: Option<PermitSlot>,
 }
 
