@@ -31,9 +31,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::packing::Packing;
 use super::{
-    DecodeError, Entry, EntryVersion, Epoch, Lifetime, LogPosition, Position, Raw, Tag, decoder,
+    DecodeError, Entry, EntryVersion, Epoch, Lifetime, LogPosition, Packing, Position, Raw, Tag,
+    decoder,
 };
 use crate::clock;
 

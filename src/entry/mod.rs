@@ -13,7 +13,9 @@ pub(crate) mod decoder;
 mod entry;
 mod key;
 mod lifetime;
-#[cfg(any(feature = "redis", feature = "__internals"))]
+#[cfg(all(any(feature = "redis", feature = "__internals"), not(feature = "zstd")))]
+mod no_packing;
+#[cfg(feature = "zstd")]
 mod packing;
 mod position;
 mod raw;
@@ -25,7 +27,9 @@ pub(crate) use decode_error::DecodeError;
 pub use entry::{Entry, EntryVersion};
 pub use key::{Key, KeyText};
 pub(crate) use lifetime::Lifetime;
-#[cfg(feature = "redis")]
+#[cfg(all(any(feature = "redis", feature = "__internals"), not(feature = "zstd")))]
+pub(crate) use no_packing::Packing;
+#[cfg(feature = "zstd")]
 pub(crate) use packing::Packing;
 pub use position::{Epoch, LogPosition, Position};
 pub(crate) use raw::Raw;

@@ -13,10 +13,8 @@ const LIMIT: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packing {
     /// The smallest body that is compressed, in bytes; `None` if none is.
-    #[cfg_attr(not(feature = "zstd"), expect(dead_code, reason = "nothing is compressed then"))]
     from: Option<usize>,
     /// The largest body that is decompressed, in bytes. A frame of a few bytes can claim any size.
-    #[cfg_attr(not(feature = "zstd"), expect(dead_code, reason = "nothing is compressed then"))]
     limit: usize,
 }
 
@@ -27,16 +25,12 @@ impl Default for Packing {
 }
 
 impl Packing {
-    #[cfg(feature = "redis")]
+    /// The fastest level, except for the negative ones. `tidegate-lab bench compression` shows what it saves and costs.
+    const LEVEL: i32 = 1;
+
     pub(crate) fn new(from: Option<usize>, limit: usize) -> Self {
         Self { from, limit }
     }
-}
-
-#[cfg(feature = "zstd")]
-impl Packing {
-    /// The fastest level, except for the negative ones. `tidegate-lab bench compression` shows what it saves and costs.
-    const LEVEL: i32 = 1;
 
     /// Compresses a body if it is large enough, and if that makes it smaller.
     pub(super) fn pack<'a>(&self, body: &'a Bytes) -> (Cow<'a, [u8]>, bool) {
@@ -59,20 +53,7 @@ impl Packing {
     }
 }
 
-#[cfg(not(feature = "zstd"))]
-impl Packing {
-    #[expect(clippy::unused_self, reason = "the same as with the feature")]
-    pub(super) fn pack<'a>(&self, body: &'a Bytes) -> (Cow<'a, [u8]>, bool) {
-        (Cow::Borrowed(body), false)
-    }
-
-    #[expect(clippy::unused_self, reason = "the same as with the feature")]
-    pub(super) fn unpack(&self, _packed: &[u8]) -> Result<Bytes, DecodeError> {
-        Err(DecodeError::Format)
-    }
-}
-
-#[cfg(all(test, feature = "zstd"))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
