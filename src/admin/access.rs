@@ -53,7 +53,8 @@ fn password(credentials: &str) -> Option<Vec<u8>> {
 /// Passes on requests that have the token. Once a client has sent too many wrong tokens, its tokens are rejected
 /// without a check.
 pub(crate) async fn check(
-    (token, wrong): (TokenHash, WrongTokens),
+    token: TokenHash,
+    wrong: WrongTokens,
     request: Request,
     next: Next,
 ) -> Response {

@@ -49,8 +49,8 @@ impl Admin {
             return Err(TokenError(secret.len()));
         }
         let token = access::TokenHash::new(secret);
-        let known = (token, limit::WrongTokens::default());
-        let check = move |request, next| access::check(known.clone(), request, next);
+        let wrong = limit::WrongTokens::default();
+        let check = move |request, next| access::check(token.clone(), wrong.clone(), request, next);
         Ok(self.router().layer(from_fn(check)))
     }
 

@@ -348,7 +348,7 @@ mod tests {
     fn entry(as_of: u64, tags: &[Tag]) -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let basis = LogPosition::new(EPOCH, Position::new(as_of));
-        Entry::new(&Key::new("t").finish(), basis, tags.into(), life, (Bytes::new(), Bytes::new()))
+        Entry::new(&Key::new("t").finish(), basis, tags.into(), life, Bytes::new(), Bytes::new())
     }
 
     proptest! {

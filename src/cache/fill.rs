@@ -232,8 +232,8 @@ impl FillGuard {
         self.record.close(Some(freshness.ttl.saturating_sub(freshness.age)));
         let is_timed = self.record.is_timed();
         let life = Lifetime { is_timed, ..freshness.life(self.policy.jitter, cost) };
-        let parts = (computed.head, computed.body);
-        let entry = Arc::new(Entry::new(&computed.key, proof.basis, proof.tags, life, parts));
+        let (head, body) = (computed.head, computed.body);
+        let entry = Arc::new(Entry::new(&computed.key, proof.basis, proof.tags, life, head, body));
         // Before the entry is shared, so that the waiting requests do not each decode it.
         if let Some(decoded) = self.decoded.take() {
             entry.set_decoded(decoded);
@@ -272,7 +272,7 @@ impl FillGuard {
         let left = before.map(|entry| entry.life.keep.saturating_sub(entry.age()));
         let keep = computed.life.keep.max(left.unwrap_or_default());
         let life = Lifetime::starting_now(keep, keep, Duration::ZERO);
-        let vary_marker = Entry::new(&key, computed.basis, [].into(), life, (head, Bytes::new()));
+        let vary_marker = Entry::new(&key, computed.basis, [].into(), life, head, Bytes::new());
         let vary_marker = Arc::new(vary_marker.into_vary_marker(variants));
         self.cache.put(&key, &vary_marker, None);
         vary_marker
@@ -289,7 +289,7 @@ impl FillGuard {
         if let Some(flight) = self.flight.take() {
             let life = Lifetime::starting_now(Duration::ZERO, Duration::ZERO, Duration::ZERO);
             let nowhere = LogPosition::new(Epoch::UNKNOWN, Position::ZERO);
-            let entry = Entry::new(&self.key, nowhere, [].into(), life, (head, body));
+            let entry = Entry::new(&self.key, nowhere, [].into(), life, head, body);
             flight.fail_with(Arc::new(entry), self.began);
         }
         uncacheable

@@ -317,7 +317,8 @@ mod tests {
             basis,
             [].into(),
             life,
-            (Bytes::new(), Bytes::new()),
+            Bytes::new(),
+            Bytes::new(),
         ))
     }
 

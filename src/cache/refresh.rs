@@ -108,7 +108,7 @@ mod tests {
         let life =
             Lifetime { while_revalidating: TTL, ..Lifetime::starting_now(TTL, TTL * 2, cost) };
         let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-        Entry::new(&Key::new("t").finish(), basis, [].into(), life, (Bytes::new(), Bytes::new()))
+        Entry::new(&Key::new("t").finish(), basis, [].into(), life, Bytes::new(), Bytes::new())
     }
 
     fn decide(verdict: Verdict, entry: &Entry, policy: &Policy) -> EntryUse {

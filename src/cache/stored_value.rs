@@ -222,7 +222,7 @@ mod tests {
             let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
             let key = Key::new("k").finish();
             let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-            let entry = Entry::new(&key, basis, [].into(), life, (head, written.body.clone()));
+            let entry = Entry::new(&key, basis, [].into(), life, head, written.body.clone());
             assert_eq!(value::<Sparse>(&entry).unwrap().len(), 100);
             assert_eq!(entry.has_decoded::<Sparse>(), is_kept, "{weight}");
             assert!(entry.weight() >= weight as usize + written.body.len());

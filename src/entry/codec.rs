@@ -165,7 +165,8 @@ pub(crate) fn decode_sealed(
         LogPosition::new(epoch, as_of),
         metadata.tags.into_iter().map(Tag::from_hash).collect(),
         life,
-        (bytes.slice_ref(metadata.head.0), body),
+        bytes.slice_ref(metadata.head.0),
+        body,
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.life.is_timed = flags & TIMED != 0;
@@ -222,9 +223,9 @@ mod tests {
         };
         let key = Key::new("golden").part("key").finish();
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
-        let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
+        let (head, body) = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
         let basis = LogPosition::new(Epoch::new(0x1122), Position::new(0x16_B374_D848));
-        Entry::new(&key, basis, tags, life, parts).into_vary_marker(Arc::default())
+        Entry::new(&key, basis, tags, life, head, body).into_vary_marker(Arc::default())
     }
 
     /// Entries outlive the process that wrote them, so the encoding may change only together with the version.

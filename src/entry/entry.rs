@@ -59,9 +59,10 @@ impl Entry {
         basis: LogPosition,
         tags: Box<[Tag]>,
         life: Lifetime,
-        (head, body): (Bytes, Bytes),
+        head: Bytes,
+        body: Bytes,
     ) -> Self {
-        Self::from_parts(Bytes::copy_from_slice(key.text()), basis, tags, life, (head, body))
+        Self::from_parts(Bytes::copy_from_slice(key.text()), basis, tags, life, head, body)
     }
 
     pub(crate) fn from_parts(
@@ -69,7 +70,8 @@ impl Entry {
         basis: LogPosition,
         tags: Box<[Tag]>,
         life: Lifetime,
-        (head, body): (Bytes, Bytes),
+        head: Bytes,
+        body: Bytes,
     ) -> Self {
         let decoded = OnceLock::new();
         let (variants, uses, renewed) = (None, AtomicU8::new(0), AtomicU32::new(0));
@@ -335,8 +337,7 @@ mod tests {
     fn entry(name: usize) -> Arc<Entry> {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-        let parts = (Bytes::new(), Bytes::new());
-        Arc::new(Entry::new(&key(name), basis, [].into(), life, parts))
+        Arc::new(Entry::new(&key(name), basis, [].into(), life, Bytes::new(), Bytes::new()))
     }
 
     #[test]

@@ -158,7 +158,7 @@ mod tests {
             Lifetime::starting_now(second, second, second),
             LogPosition::new(Epoch::UNKNOWN, Position::ZERO),
         );
-        let entry = Entry::new(&one, basis, [].into(), life, (Bytes::new(), Bytes::new()));
+        let entry = Entry::new(&one, basis, [].into(), life, Bytes::new(), Bytes::new());
         assert!(entry.is_for(&one) && !entry.is_for(&other));
     }
 

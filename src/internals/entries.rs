@@ -10,7 +10,6 @@ use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position, Tag};
 pub fn entry(key: &Key, body: impl Into<Bytes>, as_of: u64, keep: Duration) -> Entry {
     let life = Lifetime::starting_now(keep / 2, keep, Duration::from_micros(1500));
     let tags = [Tag::table("users"), Tag::column("users", "id", "42")].into();
-    let parts = (Bytes::from_static(b"head"), body.into());
     let basis = LogPosition::new(Epoch::new(7), Position::new(as_of));
-    Entry::new(key, basis, tags, life, parts)
+    Entry::new(key, basis, tags, life, Bytes::from_static(b"head"), body.into())
 }

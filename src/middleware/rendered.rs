@@ -191,8 +191,8 @@ mod tests {
             StoredHead { status: StatusCode::OK, headers, trailers: None, age: Duration::ZERO };
         let life = Lifetime::starting_now(Duration::from_secs(9), Duration::MAX, Duration::ZERO);
         let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-        let parts = (head.encode(), Bytes::from_static(b"body"));
-        Arc::new(Entry::new(&Key::new("t").finish(), basis, [].into(), life, parts))
+        let body = Bytes::from_static(b"body");
+        Arc::new(Entry::new(&Key::new("t").finish(), basis, [].into(), life, head.encode(), body))
     }
 
     fn headers_of(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
@@ -222,7 +222,8 @@ mod tests {
                 entry.basis,
                 [].into(),
                 entry.life,
-                (entry.head.clone(), entry.body.clone()),
+                entry.head.clone(),
+                entry.body.clone(),
             );
             assert_eq!(headers_of(entry.into(), outcome), of(&expected));
         };

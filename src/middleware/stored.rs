@@ -177,7 +177,7 @@ mod tests {
     fn entry(head: Bytes) -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-        Entry::new(&Key::new("t").finish(), basis, [].into(), life, (head, Bytes::new()))
+        Entry::new(&Key::new("t").finish(), basis, [].into(), life, head, Bytes::new())
     }
 
     #[test]

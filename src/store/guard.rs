@@ -653,8 +653,8 @@ mod tests {
         let guard = guard.puts(2);
         let life = crate::entry::Lifetime::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);
         let basis = crate::LogPosition::new(crate::Epoch::new(1), crate::Position::ZERO);
-        let parts = (bytes::Bytes::new(), bytes::Bytes::new());
-        let entry = Arc::new(Entry::new(&key, basis, [].into(), life, parts));
+        let empty = bytes::Bytes::new();
+        let entry = Arc::new(Entry::new(&key, basis, [].into(), life, empty.clone(), empty));
         let held = [guard.put(&key, &entry), guard.put(&key, &entry)];
         assert!(matches!(guard.put(&key, &entry).unwrap().await, Err(StoreError::Busy)));
         assert_eq!(guard.dropped_puts(), 1);

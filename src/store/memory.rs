@@ -179,7 +179,7 @@ impl Store for Memory {
         let rules = self.tuner.rules();
         let mut shard = self.shard(hash).write_unpoisoned();
         let is_stored = weight <= shard.largest();
-        let discarded = shard.insert((hash, text), (entry.clone(), weight), rules, |kept| {
+        let discarded = shard.insert(hash, text, entry.clone(), weight, rules, |kept| {
             kept.tags.len() <= MOST_TAGS && self.is_outdated(kept)
         });
         drop(shard);

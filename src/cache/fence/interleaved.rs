@@ -21,9 +21,8 @@ fn tag() -> Tag {
 
 fn entry(epoch: Epoch, as_of: u64) -> Entry {
     let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-    let parts = (Bytes::new(), Bytes::new());
     let basis = LogPosition::new(epoch, at(as_of));
-    Entry::new(&Key::new("t").finish(), basis, [tag()].into(), life, parts)
+    Entry::new(&Key::new("t").finish(), basis, [tag()].into(), life, Bytes::new(), Bytes::new())
 }
 
 /// Fences in the old epoch, one tag's raised to 100.

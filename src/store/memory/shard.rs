@@ -154,8 +154,10 @@ impl<K, V> Shard<K, V> {
     /// capacity is not stored. Of those in its way, some that are outdated go first.
     pub(super) fn insert(
         &mut self,
-        (hash, key): (u64, K),
-        (value, weight): (V, u64),
+        hash: u64,
+        key: K,
+        value: V,
+        weight: u64,
         rules: EvictionRules,
         is_outdated: impl Fn(&V) -> bool,
     ) -> Discarded<K, V>

@@ -160,7 +160,7 @@ impl Trials {
                         kept.renew(hash, |()| true);
                     }
                 }
-                None => drop(kept.insert((hash, ()), ((), weight), rules, |()| false)),
+                None => drop(kept.insert(hash, (), (), weight, rules, |()| false)),
             }
         }
     }

@@ -97,9 +97,11 @@ pub(super) async fn acquire(
 /// Gets the entry with a name, if it is not `unusable` and has at most `longest` bytes; otherwise takes the lease.
 pub(super) async fn get_or_acquire(
     links: &Arc<RedisLinks>,
-    (entry, lease): (&str, String),
+    entry: &str,
+    lease: String,
     ttl: Duration,
-    (unusable, longest): (Option<EntryVersion>, usize),
+    unusable: Option<EntryVersion>,
+    longest: usize,
 ) -> Result<EntryOrLease, StoreError> {
     let request = Request::new(links, lease, ttl);
     let version = unusable.map(codec::encode_version);
@@ -135,8 +137,10 @@ pub(super) async fn get_or_acquire(
 /// Stores the bytes of an entry for `left` milliseconds, and then releases the lease, in one step.
 pub(super) async fn put_and_release(
     links: &RedisLinks,
-    (entry, lease): (&str, &str),
-    (bytes, left): (&[u8], u64),
+    entry: &str,
+    lease: &str,
+    bytes: &[u8],
+    left: u64,
     token: LeaseToken,
 ) -> Result<(), StoreError> {
     let arguments = |command: &mut Cmd| {
@@ -202,16 +206,18 @@ impl Drop for Request {
         {
             let (links, link) = (self.links.clone(), self.link.clone());
             let command = releasing(&self.name, self.token);
-            runtime.spawn(release_lost((links, link), command, (self.since, self.ttl)));
+            runtime.spawn(release_lost(links, link, command, self.since, self.ttl));
         }
     }
 }
 
 /// Releases a lease that may have been taken, until the server confirms it or the lease has expired.
 async fn release_lost(
-    (links, link): (Arc<RedisLinks>, Arc<RedisLink>),
+    links: Arc<RedisLinks>,
+    link: Arc<RedisLink>,
     command: Cmd,
-    (since, ttl): (Instant, Duration),
+    since: Instant,
+    ttl: Duration,
 ) {
     // On the connection of the request, so that the server receives the release second.
     let mut released = link.run(&command, 1).await;

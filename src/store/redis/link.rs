@@ -55,6 +55,12 @@ struct Connection {
     number: u64,
 }
 
+/// A handle of a connection, and the connection's number.
+struct NumberedHandle {
+    handle: ConnectionHandle,
+    number: u64,
+}
+
 impl RedisLink {
     pub(super) fn new(pool: Arc<RedisPool>) -> Arc<Self> {
         let (strain, replacing) = (AtomicU32::new(0), ExpiringLock::default());
@@ -89,7 +95,7 @@ impl RedisLink {
         command: &Cmd,
         count: u32,
     ) -> Result<Value, StoreError> {
-        let Some((mut handle, number)) = self.handle() else {
+        let Some(NumberedHandle { mut handle, number }) = self.handle() else {
             self.replace();
             return Err(StoreError::Backend("not connected to Redis".into()));
         };
@@ -107,8 +113,10 @@ impl RedisLink {
         }
     }
 
-    fn handle(&self) -> Option<(ConnectionHandle, u64)> {
-        self.read().as_ref().map(|connection| (connection.handle.clone(), connection.number))
+    fn handle(&self) -> Option<NumberedHandle> {
+        let slot = self.read();
+        let Connection { handle, number, .. } = slot.as_ref()?;
+        Some(NumberedHandle { handle: handle.clone(), number: *number })
     }
 
     /// Drops a broken connection, so that no other request waits on it.

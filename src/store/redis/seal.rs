@@ -132,8 +132,9 @@ mod tests {
 
     fn entry() -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-        let (key, parts) = (Key::new("k").finish(), ("head".into(), "body".into()));
-        Entry::new(&key, LogPosition::new(Epoch::new(1), Position::ZERO), [].into(), life, parts)
+        let key = Key::new("k").finish();
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
+        Entry::new(&key, basis, [].into(), life, "head".into(), "body".into())
     }
 
     #[test]

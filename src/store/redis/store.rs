@@ -151,8 +151,9 @@ impl Redis {
         }
         let RedisInner { links, large, .. } = &*self.shared;
         let waiting = LargeRead::new(large, std::slice::from_ref(&key));
-        let names = (&*self.names().entry(key), self.names().lease(key));
-        let reply = lease::get_or_acquire(links, names, ttl, (unusable, large.longest())).await;
+        let (entry, lease) = (self.names().entry(key), self.names().lease(key));
+        let longest = large.longest();
+        let reply = lease::get_or_acquire(links, &entry, lease, ttl, unusable, longest).await;
         waiting.end(std::slice::from_ref(&reply));
         match reply {
             Ok(EntryOrLease::Lease(lease)) => Ok(FoundOrLease::Lease(lease)),
@@ -214,8 +215,7 @@ impl Redis {
         let encoded = self.encode(&key, &name, &entry);
         let RedisInner { links, scripts, .. } = &*self.shared;
         if left > 0 && encoded.len() < large::LARGE && scripts.are_accepted() {
-            let names = (&*name, &*lease);
-            match lease::put_and_release(links, names, (&encoded, left), token).await {
+            match lease::put_and_release(links, &name, &lease, &encoded, left, token).await {
                 Err(error) if is_refused(&error) => self.note_refused_scripts(&error),
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -376,9 +376,8 @@ mod tests {
     async fn the_format_in_key_names_is_the_version_of_the_encoding() {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let key = Key::new("k").finish();
-        let parts = (Bytes::new(), Bytes::new());
         let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-        let entry = Entry::new(&key, basis, [].into(), life, parts);
+        let entry = Entry::new(&key, basis, [].into(), life, Bytes::new(), Bytes::new());
         assert_eq!(codec::encode(&entry)[3].to_string(), FORMAT);
     }
 }

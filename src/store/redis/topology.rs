@@ -60,7 +60,7 @@ impl RedisPool {
             #[cfg(feature = "redis-sentinel")]
             TopologyKind::Sentinel => {
                 use deadpool_redis::sentinel::{Manager, Pool, SentinelServerType};
-                let (master, sentinels, servers) = address.sentinels(url)?;
+                let SentinelGroup { master, sentinels, servers } = address.sentinels(url)?;
                 let kind = SentinelServerType::Master;
                 let manager = Manager::new(sentinels, master, Some(servers), kind);
                 let manager = manager.map_err(|error| invalid(&error))?;
@@ -109,7 +109,7 @@ pub(super) enum Subscriber {
     /// Any of these.
     Servers(Vec<ConnectionInfo>),
     #[cfg(feature = "redis-sentinel")]
-    Master { name: String, sentinels: Vec<ConnectionInfo>, servers: RedisServers },
+    Sentinel(SentinelGroup),
 }
 
 impl Subscriber {
@@ -117,10 +117,7 @@ impl Subscriber {
         let address = RedisAddress::parse(url)?;
         match address.kind {
             #[cfg(feature = "redis-sentinel")]
-            TopologyKind::Sentinel => {
-                let (name, sentinels, servers) = address.sentinels(url)?;
-                Ok(Self::Master { name, sentinels, servers })
-            }
+            TopologyKind::Sentinel => Ok(Self::Sentinel(address.sentinels(url)?)),
             _ => Ok(Self::Servers(address.nodes(url)?)),
         }
     }
@@ -142,10 +139,10 @@ impl Subscriber {
                 opened
             }
             #[cfg(feature = "redis-sentinel")]
-            Self::Master { name, sentinels, servers } => {
+            Self::Sentinel(SentinelGroup { master, sentinels, servers }) => {
                 let mut sentinel = redis::sentinel::Sentinel::build(sentinels.clone())?;
                 let servers = servers.clone().into();
-                let master = sentinel.async_master_for(name, Some(&servers)).await?;
+                let master = sentinel.async_master_for(master, Some(&servers)).await?;
                 master.get_async_pubsub().await
             }
         }
@@ -259,12 +256,8 @@ impl<'a> RedisAddress<'a> {
 
 #[cfg(feature = "redis-sentinel")]
 impl RedisAddress<'_> {
-    /// The master's name, the sentinels, and the connection settings of the servers that they name. The user and the
-    /// password are for these servers.
-    fn sentinels(
-        &self,
-        url: &str,
-    ) -> Result<(String, Vec<ConnectionInfo>, RedisServers), RedisError> {
+    /// The sentinels, and how to reach the servers that they name. The user and the password are for these servers.
+    fn sentinels(&self, url: &str) -> Result<SentinelGroup, RedisError> {
         const PORT: u16 = 26379;
         let (master, database) = self.path.split_once('/').unwrap_or((self.path, ""));
         if master.is_empty() {
@@ -286,8 +279,19 @@ impl RedisAddress<'_> {
             },
             redis_connection_info: Some(server.redis_settings().clone().into()),
         };
-        Ok((master.to_owned(), sentinels, servers))
+        Ok(SentinelGroup { master: master.to_owned(), sentinels, servers })
     }
+}
+
+/// The servers of an address with the topology `+sentinel`.
+#[cfg(feature = "redis-sentinel")]
+#[derive(Debug)]
+pub(super) struct SentinelGroup {
+    /// The master's name.
+    master: String,
+    sentinels: Vec<ConnectionInfo>,
+    /// The connection settings of the servers that the sentinels name.
+    servers: RedisServers,
 }
 
 #[cfg(feature = "redis-sentinel")]

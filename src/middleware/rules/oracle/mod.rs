@@ -88,7 +88,7 @@ fn is_served(case: &Case, storable: &Cacheability, policy: &Policy) -> bool {
         ..storable.freshness.life(0.0, Duration::ZERO)
     };
     let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
-    let entry = Entry::new(&key, basis, [].into(), life, (Bytes::new(), Bytes::new()));
+    let entry = Entry::new(&key, basis, [].into(), life, Bytes::new(), Bytes::new());
     let is_kept = entry.age() < life.keep;
     let accepted = directives.accepts(audience(&case.response), vary::by_cookies(&case.response));
     let used = decide(Verdict::Valid, &entry, policy, &directives.limits);

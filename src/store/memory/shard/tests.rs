@@ -22,7 +22,7 @@ fn request(shard: &mut Shard<u32, ()>, key: u32, rules: EvictionRules) -> bool {
         shard.renew(hash(key), is_key);
     }
     if found.is_none() {
-        shard.insert((hash(key), key), ((), 1), rules, |()| false);
+        shard.insert(hash(key), key, (), 1, rules, |()| false);
     }
     found.is_some()
 }
@@ -175,7 +175,7 @@ proptest! {
                 _ => {
                     let value = last.len() as u64 + weight * 1000;
                     last.insert(key, value);
-                    shard.insert((hash(key), key), (value, weight), rules, |value| value % 7 == 0);
+                    shard.insert(hash(key), key, value, weight, rules, |value| value % 7 == 0);
                     let found = shard.get(hash(key), is_key, rules).map(|hit| *hit.value);
                     prop_assert!(found == Some(value) || shard.weight() + weight > 200 - 40);
                 }
@@ -188,7 +188,7 @@ proptest! {
 #[test]
 fn an_entry_that_is_larger_than_nine_tenths_is_not_stored_and_removes_the_one_before() {
     let mut shard = Shard::new(100);
-    let mut insert = |weight| shard.insert((1, 1), (weight, weight), PAPER, |_| false).len();
+    let mut insert = |weight| shard.insert(1, 1, weight, weight, PAPER, |_| false).len();
     assert_eq!([insert(90), insert(91)], [0, 2]);
     assert_eq!(shard.len(), 0);
 }
@@ -210,11 +210,11 @@ fn outdated_entries_are_evicted_first() {
     for rules in CANDIDATES {
         let mut shard = Shard::new(100);
         for key in 0..100 {
-            shard.insert((hash(key), key), (key, 1), rules, |_| false);
+            shard.insert(hash(key), key, key, 1, rules, |_| false);
         }
         // A third is outdated; as many more are stored.
         for key in 100..133 {
-            shard.insert((hash(key), key), (key, 1), rules, |kept| kept % 3 == 0 && *kept < 100);
+            shard.insert(hash(key), key, key, 1, rules, |kept| kept % 3 == 0 && *kept < 100);
         }
         let kept = |key: &u32| shard.get(hash(*key), |kept| kept == key, rules).is_some();
         let valid = (0..100).filter(|key| key % 3 != 0).filter(kept).count();
@@ -227,8 +227,8 @@ fn the_key_of_the_stored_value_replaces_the_one_before() {
     // Equal keys of different memory, as of two replies from Redis.
     let (first, second) = (std::rc::Rc::new(1), std::rc::Rc::new(1));
     let mut shard = Shard::new(100);
-    shard.insert((1, first.clone()), ((), 1), PAPER, |()| false);
-    shard.insert((1, second.clone()), ((), 2), PAPER, |()| false);
+    shard.insert(1, first.clone(), (), 1, PAPER, |()| false);
+    shard.insert(1, second.clone(), (), 2, PAPER, |()| false);
     assert_eq!([first, second].map(|key| std::rc::Rc::strong_count(&key)), [1, 2]);
     assert_eq!(shard.weight(), 2);
 }
@@ -238,16 +238,16 @@ fn a_value_that_grows_does_not_evict_itself() {
     for rules in CANDIDATES {
         let mut shard = Shard::new(100);
         for key in 0..10 {
-            shard.insert((hash(key), key), ((), 10), rules, |()| false);
+            shard.insert(hash(key), key, (), 10, rules, |()| false);
         }
         // Whether it is alone in its queue or not.
         if let EvictionRules::S3Fifo { .. } = rules {
             (1..10).for_each(
                 |key| while shard.get(hash(key), |kept| *kept == key, rules).is_none() {},
             );
-            shard.insert((hash(10), 10), ((), 10), rules, |()| false);
+            shard.insert(hash(10), 10, (), 10, rules, |()| false);
         }
-        shard.insert((hash(0), 0), ((), 60), rules, |()| false);
+        shard.insert(hash(0), 0, (), 60, rules, |()| false);
         let is_kept = shard.get(hash(0), |kept| *kept == 0, rules).is_some();
         assert!(is_kept && shard.weight() <= 100, "{rules:?}");
     }

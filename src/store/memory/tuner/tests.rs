@@ -21,7 +21,7 @@ fn hits(keys: &[u64], capacity: u64, rules: Option<EvictionRules>) -> usize {
                 shard.renew(hash, is_key);
             }
         } else {
-            shard.insert((hash, **key), ((), 1), rules, |()| false);
+            shard.insert(hash, **key, (), 1, rules, |()| false);
             tuner.note_stored(hash, 1);
         }
         found.is_some()
