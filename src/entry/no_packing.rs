@@ -8,12 +8,12 @@ use super::DecodeError;
 
 /// How bodies are compressed: not at all.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Packing;
+pub(crate) struct Packing {}
 
 impl Packing {
     #[cfg(feature = "redis")]
     pub(crate) fn new(_from: Option<usize>, _limit: usize) -> Self {
-        Self
+        Self {}
     }
 
     #[expect(clippy::unused_self, reason = "the same as with the feature")]
