@@ -148,54 +148,70 @@ impl<'p> ResponseFill<'p> {
         FillFuture::Answered(Some((self, response))).await
     }
 
-    /// Stores a response while it streams to the client. If the whole body is available at once, it is stored before the
-    /// head is sent, so that `Cache-Status` can say so.
+    /// Sends a response to the client. If it may be stored, it is stored on the way.
     fn stream<B>(self, response: Response<B>, cx: &mut Context<'_>) -> Response<Body<B>>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         let fill_status = self.fill_status(response.status());
-        let directives = &self.context.directives;
-        let (mut parts, body) = response.into_parts();
+        let (parts, body) = response.into_parts();
         let cacheability = self.cacheability_of_head(parts.status, &parts.headers, &body);
         let record = self.guard.record();
-        let cacheability = match cacheability
-            .and_then(|cacheability| record.can_be_stored().map(|()| cacheability))
-        {
-            Ok(cacheability) => cacheability,
-            Err(uncacheable) => {
-                // What one client provokes does not show that responses for a key that has one can't be shared.
-                let is_of_one = !is_full(parts.status) && self.guard.has_stored();
-                let is_failure = parts.status.is_server_error()
-                    || is_of_one
-                    || is_failure_of_one_call(parts.status, &uncacheable);
-                if self.is_failure_for_all(&parts) {
-                    return self.fail_with(&fill_status, (parts, body), uncacheable, cx);
-                }
-                let uncacheable = match is_failure {
-                    true => self.guard.fail_for(uncacheable, None),
-                    false if !directives.is_of_anybody() => self.guard.reject_personal(uncacheable),
-                    false => self.guard.reject(uncacheable),
-                };
-                fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
-                return known(&parts, directives).unwrap_or_else(|| {
-                    Response::from_parts(parts, Body::within(fill_status.record, body))
-                });
-            }
+        match cacheability.and_then(|cacheability| record.can_be_stored().map(|()| cacheability)) {
+            Ok(cacheability) => self.stream_and_store(&cacheability, &fill_status, parts, body, cx),
+            Err(uncacheable) => self.pass_on(uncacheable, fill_status, parts, body, cx),
+        }
+    }
+
+    /// Sends a response that can't be stored, and ends the fill.
+    fn pass_on<B>(
+        self,
+        uncacheable: Uncacheable,
+        fill_status: FillStatus,
+        mut parts: Parts,
+        body: B,
+        cx: &mut Context<'_>,
+    ) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        let directives = &self.context.directives;
+        // What one client provokes does not show that responses for a key that has one can't be shared.
+        let is_of_one = !is_full(parts.status) && self.guard.has_stored();
+        let is_failure = parts.status.is_server_error()
+            || is_of_one
+            || is_failure_of_one_call(parts.status, &uncacheable);
+        if self.is_failure_for_all(&parts) {
+            return self.fail_with(uncacheable, &fill_status, parts, body, cx);
+        }
+        let uncacheable = match is_failure {
+            true => self.guard.fail_for(uncacheable, None),
+            false if !directives.is_of_anybody() => self.guard.reject_personal(uncacheable),
+            false => self.guard.reject(uncacheable),
         };
+        fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+        known(&parts, directives)
+            .unwrap_or_else(|| Response::from_parts(parts, Body::within(fill_status.record, body)))
+    }
+
+    /// Stores a response while it streams to the client. If the whole body is available at once, it is stored before the
+    /// head is sent, so that `Cache-Status` can say so.
+    fn stream_and_store<B>(
+        self,
+        cacheability: &Cacheability,
+        fill_status: &FillStatus,
+        mut parts: Parts,
+        body: B,
+        cx: &mut Context<'_>,
+    ) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        let directives = &self.context.directives;
         // Pass the dependencies on now: the caller may use the head before the body ends.
         let lasts = cacheability.freshness.ttl.saturating_sub(cacheability.freshness.age);
         self.guard.record().pass_on(Some(lasts));
-        let mut head = StoredHead::storable(parts.status, &parts.headers, &cacheability.withheld);
-        head.age = cacheability.age;
-        let target = self.store_target(&cacheability, &parts.headers);
-        let policy = &self.context.policy;
-        let supersedes = self.may_supersede(parts.status);
-        let mut buffer =
-            BodyBuffer::new(self.guard, head, target, policy, self.routes.budget.share());
-        buffer.expect_trailers_of(&parts.headers);
-        buffer.supersedes = supersedes;
-        let mut tee = TeeBody::new(body, buffer);
+        let mut tee = TeeBody::new(body, self.into_buffer(cacheability, &parts));
         let ahead = tee.read_ahead(cx);
         let is_streaming = ahead.is_none();
         match ahead {
@@ -217,6 +233,19 @@ impl<'p> ResponseFill<'p> {
             return known;
         }
         Response::from_parts(parts, Body::tee(tee))
+    }
+
+    /// The buffer for the body of a response with this head.
+    fn into_buffer(self, cacheability: &Cacheability, parts: &Parts) -> Box<BodyBuffer> {
+        let mut head = StoredHead::storable(parts.status, &parts.headers, &cacheability.withheld);
+        head.age = cacheability.age;
+        let target = self.store_target(cacheability, &parts.headers);
+        let supersedes = self.may_supersede(parts.status);
+        let (policy, share) = (&self.context.policy, self.routes.budget.share());
+        let mut buffer = BodyBuffer::new(self.guard, head, target, policy, share);
+        buffer.expect_trailers_of(&parts.headers);
+        buffer.supersedes = supersedes;
+        buffer
     }
 
     /// Whether other requests that wait for this response may get it too, although the handler failed. Under
@@ -241,9 +270,10 @@ impl<'p> ResponseFill<'p> {
     /// Passes on the response of a handler that failed, and hands it to the waiting requests if it is the second in a row.
     fn fail_with<B>(
         self,
-        fill_status: &FillStatus,
-        (mut parts, body): (Parts, B),
         uncacheable: Uncacheable,
+        fill_status: &FillStatus,
+        mut parts: Parts,
+        body: B,
         cx: &mut Context<'_>,
     ) -> Response<Body<B>>
     where
