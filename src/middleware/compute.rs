@@ -104,8 +104,10 @@ impl<S> Exchange<S> {
         // A GET request has no content that the first call could have consumed.
         let may_repeat = stored.is_some() && context.directives.content.is_none();
         let (request, again) = if may_repeat { content::twice(request) } else { (request, None) };
-        let again =
-            again.map(|request| Box::new((self.inner.clone(), unconditional(request, None))));
+        let again = again.map(|request| {
+            let request = unconditional(request, None);
+            Box::new(SecondCall { inner: self.inner.clone(), request })
+        });
         let (record, mut began) = (guard.record().clone(), clock::now());
         let result = record.enter(|| self.inner.call(request));
         let routes = self.routes.clone();
@@ -113,7 +115,7 @@ impl<S> Exchange<S> {
             let (mut result, mut stored) = (result.await, stored);
             if let Some(again) = again.filter(|_| is_about_another(&result, stored.as_deref())) {
                 (stored, began) = (None, clock::now());
-                result = Box::pin(repeat(*again, &record)).await;
+                result = Box::pin(again.run(&record)).await;
             }
             let delay = began.elapsed();
             observe::load(delay);
@@ -265,14 +267,18 @@ fn is_about_another<B, E>(
         && names_another(&stored.head.headers, response.headers())
 }
 
-/// Calls the handler a second time.
-async fn repeat<S, A>(
-    (mut inner, request): (S, Request<A>),
-    record: &Record,
-) -> Result<S::Response, S::Error>
+/// A second call of the handler.
+struct SecondCall<S, A> {
+    inner: S,
+    request: Request<A>,
+}
+
+impl<S, A> SecondCall<S, A>
 where
     S: Handler<A>,
 {
-    poll_fn(|cx| inner.poll_ready(cx)).await?;
-    record.enter(|| inner.call(request)).await
+    async fn run(mut self, record: &Record) -> Result<S::Response, S::Error> {
+        poll_fn(|cx| self.inner.poll_ready(cx)).await?;
+        record.enter(|| self.inner.call(self.request)).await
+    }
 }

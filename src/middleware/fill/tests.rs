@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// The bodies that a client gets from a handler that gives these responses: before a failover, then while the second
 /// one is computed in the background, and after that.
-async fn around_failover(policy: Policy, (status, header): (u16, (&str, &str))) -> [Bytes; 3] {
+async fn around_failover(policy: Policy, status: u16, header: (&str, &str)) -> [Bytes; 3] {
     let response = |status: u16, (name, value): (&str, &str), body: &'static str| {
         let response = Response::builder().status(status).header(name, value);
         response.body(axum::body::Body::from(body)).unwrap()
@@ -63,15 +63,15 @@ fn policies() -> [Policy; 2] {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_after_a_failover_removes_the_superseded_response() {
     for policy in policies() {
-        for response in [
+        for (status, header) in [
             (404, ("cache-control", "no-store")),
             (403, ("cache-control", "no-store")),
             (302, ("location", "/elsewhere")),
             (200, ("cache-control", "private")),
             (200, ("cache-control", "no-store")),
         ] {
-            let bodies = around_failover(policy.clone(), response).await;
-            assert_eq!(bodies, ["one", "one", "three"], "{response:?} {policy:?}");
+            let bodies = around_failover(policy.clone(), status, header).await;
+            assert_eq!(bodies, ["one", "one", "three"], "{status} {header:?} {policy:?}");
         }
     }
 }
@@ -80,8 +80,8 @@ async fn a_renewal_after_a_failover_removes_the_superseded_response() {
 async fn a_failed_renewal_after_a_failover_keeps_the_stored_response() {
     for policy in policies() {
         for status in [400, 500, 503] {
-            let response = (status, ("cache-control", "max-age=60"));
-            let bodies = around_failover(policy.clone(), response).await;
+            let header = ("cache-control", "max-age=60");
+            let bodies = around_failover(policy.clone(), status, header).await;
             assert_eq!(bodies, ["one", "one", "one"], "{status} {policy:?}");
         }
     }
