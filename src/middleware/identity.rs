@@ -34,8 +34,13 @@ impl IdentitySource {
         client_key: Option<String>,
     ) -> Result<RequestDirectives, BypassReason> {
         let has_unknown = || self.extensions.lacks_one_of(request.extensions());
-        RequestDirectives::new(request, policy, &self.headers, has_unknown, client_key)
-            .inspect_err(|reason| self.extensions.warn_if(*reason))
+        let directives =
+            RequestDirectives::new(request, policy, &self.headers, has_unknown, client_key);
+        // Not by `inspect_err`, which may copy the directives once more.
+        if let Err(reason) = &directives {
+            self.extensions.warn_if(*reason);
+        }
+        directives
     }
 
     /// Finds out again how a request identifies its client, after headers were removed.
