@@ -306,7 +306,7 @@ pub enum Event {
     NoPermit,
     /// A response was computed and not stored, since a read outside any scope may be part of it. Counts as
     /// [`NotStored`](Self::NotStored) too.
-    StrayRead,
+    UnscopedRead,
     /// A handler was called in the background, to renew a stored response or to audit it.
     BackgroundLoad,
 }
@@ -321,7 +321,7 @@ impl Event {
         Self::LeaseHeld,
         Self::BadToken,
         Self::NoPermit,
-        Self::StrayRead,
+        Self::UnscopedRead,
         Self::BackgroundLoad,
     ];
 }

@@ -150,7 +150,7 @@ impl Metrics {
             (names::COLLISIONS, Event::FalseAlarm),
             (names::LEASES_HELD, Event::LeaseHeld),
             (names::NO_PERMIT, Event::NoPermit),
-            (names::STRAY_READS, Event::StrayRead),
+            (names::UNSCOPED_READS, Event::UnscopedRead),
             (names::BAD_TOKENS, Event::BadToken),
             (names::BACKGROUND_LOADS, Event::BackgroundLoad),
         ] {

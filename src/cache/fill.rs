@@ -14,7 +14,7 @@ use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, STRAY_READ};
+use super::record::{Record, UNSCOPED_READ};
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
 use crate::clock::{self, Instant};
@@ -324,10 +324,10 @@ impl FillGuard {
     fn note_uncacheable(&self, uncacheable: &Uncacheable) {
         tracing::debug!(key = %self.key, %uncacheable, "a response was not stored");
         self.cache.shared.counters.note(Event::NotStored);
-        if uncacheable.token == STRAY_READ {
-            self.cache.shared.counters.note(Event::StrayRead);
+        if uncacheable.token == UNSCOPED_READ {
+            self.cache.shared.counters.note(Event::UnscopedRead);
             #[cfg(feature = "postgres")]
-            super::record::warn_of_strays();
+            super::record::warn_of_unscoped_reads();
         }
         if let Some(observer) = self.record.observer() {
             observer.note_uncacheable(uncacheable);

@@ -15,7 +15,7 @@ use super::lookup::{FlightMode, LookupResult};
 use super::options::LookupOptions;
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
-use super::record::{Record, Stray};
+use super::record::{Record, UnscopedRead};
 use super::stored_value::{OptionalValue, StoredValue, ValueType};
 use super::template::PolicyTag;
 use super::typed::{TypedHit, store_value};
@@ -84,9 +84,9 @@ impl Cache {
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
-        let stray = Stray::lookup();
+        let unscoped = UnscopedRead::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)));
-        let mut options = LookupOptions::for_value(stray.as_ref());
+        let mut options = LookupOptions::for_value(unscoped.as_ref());
         options.arrival = self.arrival(&options);
         options.holds = Some(OptionalValue::<T>::is_in);
         let found = HashMap::with_capacity(wanted.len());

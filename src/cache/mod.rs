@@ -20,7 +20,7 @@
 //! admission, storage, lease, scopes, options, version
 //! cache: the handle, and what its clones share
 //! flight, log
-//! record: nesting, outside, read; proof, notes, scope, stray, requirement
+//! record: nesting, outside, read; proof, notes, scope, unscoped, requirement
 //! permit, waits, observer
 //! refresh, freshness
 //! policy
@@ -102,5 +102,7 @@ pub(crate) use {
     fence::schema_changes,
     log::Log,
     past::PastEpochs,
-    record::{DatabaseId, Needs, READ_FAILED, REPLICA_BEHIND, Requirement, Stray, WriteInProgress},
+    record::{
+        DatabaseId, Needs, READ_FAILED, REPLICA_BEHIND, Requirement, UnscopedRead, WriteInProgress,
+    },
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::freshness::AgeLimits;
 use super::observer::ReadObserver;
-use super::record::{Arrival, EndedStrays, Stray};
+use super::record::{Arrival, EndedUnscopedReads, UnscopedRead};
 use super::template::PolicyTag;
 use crate::entry::{Entry, LogPosition};
 use crate::store::Found;
@@ -41,7 +41,7 @@ pub(crate) struct LookupOptions {
     pub(crate) is_identified: bool,
     /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
     /// begins.
-    pub(crate) strays: Option<EndedStrays>,
+    pub(crate) unscoped_reads: Option<EndedUnscopedReads>,
     /// When the call that includes this lookup began; `None` if it begins with the lookup.
     pub(crate) arrival: Option<Arrival>,
 }
@@ -52,8 +52,8 @@ impl LookupOptions {
         Self { session, is_request: true, ..Self::default() }
     }
 
-    /// The options of a value's lookup. `stray` is its mark if the lookup is outside any scope.
-    pub(crate) fn for_value(stray: Option<&Stray>) -> Self {
-        Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
+    /// The options of a value's lookup. `unscoped` is its mark if the lookup is outside any scope.
+    pub(crate) fn for_value(unscoped: Option<&UnscopedRead>) -> Self {
+        Self { unscoped_reads: Some(EndedUnscopedReads::within(unscoped)), ..Self::default() }
     }
 }

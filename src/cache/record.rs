@@ -4,7 +4,7 @@
 //! variable, the scope, and record the server's position and the tables. At the end, the record says whether the response
 //! can be stored, and up to which position it is complete. Futures that are joined or selected within the handler are in
 //! its scope. A task that the handler spawns is not: pass the scope on with [`Record::carry`]. Otherwise the task's reads
-//! make every response uncacheable that is being computed at the time, since any of them may contain the result (`stray`).
+//! make every response uncacheable that is being computed at the time, since any of them may contain the result (`unscoped`).
 //!
 //! Scopes nest: an outer scope records everything that an inner one does (`nesting`), and later reads in any of them must
 //! see what one of them has written (`requirement`).
@@ -26,9 +26,9 @@ pub(crate) use proof::SimulatedProof;
 use proof::{RecordProof, lower, no_position, proven_by_primary};
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement};
 pub(crate) use scope::{RecordScope, ScopeKind};
-pub(crate) use stray::{EndedStrays, STRAY_READ, Stray};
+pub(crate) use unscoped::{EndedUnscopedReads, UNSCOPED_READ, UnscopedRead};
 #[cfg(feature = "postgres")]
-pub(crate) use {requirement::WriteInProgress, stray::statements::warn_of_strays};
+pub(crate) use {requirement::WriteInProgress, unscoped::statements::warn_of_unscoped_reads};
 
 mod nesting;
 mod notes;
@@ -38,7 +38,7 @@ mod proof;
 mod read;
 mod requirement;
 mod scope;
-mod stray;
+mod unscoped;
 
 tokio::task_local! {
     static CURRENT: Record;
@@ -78,7 +78,7 @@ struct RecordInner {
     /// What a read of the primary would prove if it began together with the work.
     began: Option<LogPosition>,
     /// Reads and lookups outside any scope that had ended when the work began.
-    strays: EndedStrays,
+    unscoped_reads: EndedUnscopedReads,
     notes: Mutex<RecordNotes>,
     /// The scope that this one is part of.
     outer: Option<Record>,
@@ -93,7 +93,7 @@ impl Record {
     /// Opens a scope, within the current one if there is one.
     pub(crate) fn new(fences: Arc<Fences>, mut scope: RecordScope) -> Self {
         let present = Self::current();
-        let strays = strays_of(&scope, present.as_ref());
+        let unscoped_reads = ended_unscoped_reads(&scope, present.as_ref());
         // Detached work shares the requirement too: the current scope may read what it wrote.
         let requirement = scope.requirement(present.as_ref().and_then(Self::requirement));
         let outer = present.filter(|_| scope.kind != ScopeKind::Apart);
@@ -110,7 +110,7 @@ impl Record {
             fences,
             scope,
             began,
-            strays,
+            unscoped_reads,
             notes: Mutex::default(),
             outer,
             requirement,
@@ -136,7 +136,7 @@ impl Record {
 
     /// A part of finished work, with only `tags` of the scope's tags.
     pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
-        let RecordInner { fences, scope, began, strays, requirement, .. } = &*self.0;
+        let RecordInner { fences, scope, began, unscoped_reads, requirement, .. } = &*self.0;
         let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
         let others = scope.tags.iter().map(PolicyTag::tag).filter(|tag| !own.contains(tag));
         let others: BTreeSet<Tag> = others.collect();
@@ -148,7 +148,7 @@ impl Record {
             fences: fences.clone(),
             scope,
             began: *began,
-            strays: *strays,
+            unscoped_reads: *unscoped_reads,
             notes: Mutex::new(notes),
             // The outer scope already contains everything from the whole record.
             outer: None,
@@ -187,7 +187,7 @@ impl Record {
 
     /// Runs a future that contributes to no response, in a scope of its own: a background job, or a request that does
     /// not pass through a `CacheLayer`. Without that scope, no response that is being computed during one of its reads
-    /// would be stored (`stray-read`). Its reads see the future's own earlier writes, but need not see the process's
+    /// would be stored (`unscoped-read`). Its reads see the future's own earlier writes, but need not see the process's
     /// other writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         Self::apart_from_all().scope(work)
@@ -345,10 +345,10 @@ impl Record {
                 "a read that was declared has not been reported as complete: call DeclaredRead::end",
             ));
         }
-        if self.may_hold_strays() {
+        if self.may_include_unscoped_reads() {
             let why = "a read outside any scope may have gone into the response; use ScopeLayer for layers around \
                        the cache, Database::background for background jobs, and Record::carry for spawned tasks";
-            return Err(Uncacheable::new(STRAY_READ, why));
+            return Err(Uncacheable::new(UNSCOPED_READ, why));
         }
         if notes.reads == 0 {
             let why = "nothing was read through Database::reader(); if the policy's tags cover \
@@ -360,8 +360,8 @@ impl Record {
 
     /// Whether a read or a lookup outside any scope may have been part of the work. Lookups count only if a request or a
     /// job may have spawned their task.
-    fn may_hold_strays(&self) -> bool {
-        let ended = self.0.strays;
+    fn may_include_unscoped_reads(&self) -> bool {
+        let ended = self.0.unscoped_reads;
         !ended.has_no_read_since() || self.0.is_rooted && !ended.has_no_lookup_since()
     }
 
@@ -379,10 +379,10 @@ impl Record {
 /// The reads and lookups outside any scope that had ended when the work began. Inner work counts from the beginning of the
 /// outermost scope, which may have spawned a task whose result it uses. Background jobs are excluded, since they may run
 /// as long as the process.
-fn strays_of(scope: &RecordScope, present: Option<&Record>) -> EndedStrays {
+fn ended_unscoped_reads(scope: &RecordScope, present: Option<&Record>) -> EndedUnscopedReads {
     let is_apart = |kind| kind == ScopeKind::Apart;
     let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));
-    let counts_own = || present.is_some_and(|present| present.0.strays.counts_own());
-    let strays = outer.map(|outer| outer.0.strays).or(scope.strays);
-    strays.unwrap_or_else(|| EndedStrays::count(counts_own()))
+    let counts_own = || present.is_some_and(|present| present.0.unscoped_reads.counts_own());
+    let unscoped_reads = outer.map(|outer| outer.0.unscoped_reads).or(scope.unscoped_reads);
+    unscoped_reads.unwrap_or_else(|| EndedUnscopedReads::count(counts_own()))
 }

@@ -55,7 +55,7 @@ impl Cache {
             },
             keys: keys.iter().map(|key| *key.hash()).collect(),
             permit: permit.map(Arc::downgrade).unwrap_or_default(),
-            strays: options.strays,
+            unscoped_reads: options.unscoped_reads,
         };
         Record::new(self.shared.fences.clone(), scope)
     }

@@ -11,7 +11,7 @@ use super::hit::Hit;
 use super::lookup::{FlightMode, LookupResult};
 use super::options::LookupOptions;
 use super::policy::{Policy, ValuePolicy};
-use super::record::{Record, Stray};
+use super::record::{Record, UnscopedRead};
 use super::stored_value::{OptionalValue, PlainValue, StoredValue};
 use super::uncacheable::Uncacheable;
 use crate::clock;
@@ -113,14 +113,14 @@ impl Cache {
         V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        let stray = Stray::lookup();
+        let unscoped = UnscopedRead::lookup();
         if policy.lacks_id() {
             policy.warn_of_missing_id();
             return self.compute_unstored(policy.settings(), load).await;
         }
         let key = &*self.own(key);
         let mut options =
-            LookupOptions { holds: Some(V::is_in), ..LookupOptions::for_value(stray.as_ref()) };
+            LookupOptions { holds: Some(V::is_in), ..LookupOptions::for_value(unscoped.as_ref()) };
         match self.lookup_in_memory(key, policy.settings(), &options) {
             Ok(hit) => {
                 if let Some(value) = V::read(&hit.found.entry) {

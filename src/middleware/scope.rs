@@ -12,7 +12,7 @@ use crate::cache::Record;
 /// authentication, sessions, rate limits. Put it around all of them.
 ///
 /// Without it, their reads run outside any scope and could be part of any response. So a response that is computed at the
-/// same time is not stored (`stray-read`). With it, these reads count for no response, as if they were in
+/// same time is not stored (`unscoped-read`). With it, these reads count for no response, as if they were in
 /// [`Record::detached`]. So whatever a handler takes from these layers, such as the user, must be part of the key: see
 /// [`Policy::vary_by`](crate::Policy::vary_by). The handler's reads see what these layers have written through `Database`.
 ///

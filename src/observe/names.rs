@@ -73,7 +73,7 @@ metrics! {
     NO_PERMIT "tidegate_fills_without_permit_total" Counter
         "Fills (computations) that started without a permit, or held one for so long that they lost it: handlers \
          hang, or the limit is too low.";
-    STRAY_READS "tidegate_fills_with_stray_reads_total" Counter
+    UNSCOPED_READS "tidegate_fills_with_unscoped_reads_total" Counter
         "Responses that were not stored because a read outside any scope may be part of them; the log names the \
          statement.";
     BACKGROUND_LOADS "tidegate_background_loads_total" Counter

@@ -18,7 +18,7 @@ use super::sample::ServerPosition;
 use super::server::{Server, ServerRole};
 use super::server_status::ServerStatus;
 use super::transaction::{OpenTransaction, Transaction};
-use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
+use crate::cache::{DatabaseId, Record, Requirement, Uncacheable, UnscopedRead, spawn};
 use crate::entry::LogPosition;
 use crate::sync::{MutexExt, RwLockExt};
 
@@ -49,7 +49,7 @@ impl Database {
     }
 
     /// The same database, for background work: its reads outside any scope are part of no response. Without this, each
-    /// such read prevents all responses that are being computed at the same time from being stored (`stray-read`),
+    /// such read prevents all responses that are being computed at the same time from being stored (`unscoped-read`),
     /// since a handler may have spawned the task that reads.
     ///
     /// Don't use it in tasks that a handler spawns and whose results it uses, such as those of a data loader; use
@@ -120,8 +120,8 @@ impl Database {
                        Database::read_transaction";
             record.note_uncacheable(Uncacheable::new("unnoted-reads", why));
         }
-        let stray = self.is_stray_source().then(Stray::read).flatten();
-        let open = OpenTransaction::new(own, stray);
+        let unscoped = self.counts_unscoped_reads().then(UnscopedRead::read).flatten();
+        let open = OpenTransaction::new(own, unscoped);
         Ok(Transaction::new(self.current_primary(true).await.begin(sql).await?, open))
     }
 
@@ -173,7 +173,7 @@ impl Database {
         self.inner.primary.pool()
     }
 
-    /// Notes reads that the cache can't know: on the current record, or as stray reads if there is none.
+    /// Notes reads that the cache can't know: on the current record, or as unscoped reads if there is none.
     fn note_unknown_reads(&self) {
         match Record::current() {
             Some(record) => {
@@ -181,13 +181,13 @@ impl Database {
                 record.note_uncacheable(Uncacheable::new("unnoted-reads", why));
             }
             // When that ends is not known.
-            None if self.is_stray_source() => drop(Stray::read()),
+            None if self.counts_unscoped_reads() => drop(UnscopedRead::read()),
             None => {}
         }
     }
 
     /// Whether reads outside any scope may be part of a response.
-    pub(super) fn is_stray_source(&self) -> bool {
+    pub(super) fn counts_unscoped_reads(&self) -> bool {
         !self.is_background
     }
 

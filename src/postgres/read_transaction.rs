@@ -16,7 +16,7 @@ use super::executor::{note, schema_changing};
 use super::route_plan::RoutePlan;
 use super::sql_error::is_outdated_plan;
 use super::statement::{RepeatableStatement, Rows, first_of_all};
-use crate::cache::{READ_FAILED, Stray, Uncacheable};
+use crate::cache::{READ_FAILED, Uncacheable, UnscopedRead};
 
 /// A READ ONLY, REPEATABLE READ transaction on the primary: all of its reads see the same snapshot, and each counts for the
 /// current response like a read through [`Database::reader`]. Made by [`Database::read_transaction`]; dropping it ends it.
@@ -28,7 +28,7 @@ pub struct ReadTransaction {
     /// The last schema change that was known when the connection was taken from the pool.
     schema: u64,
     /// Outside any scope, its reads may become part of any response.
-    _stray: Option<Stray>,
+    _unscoped: Option<UnscopedRead>,
 }
 
 impl Database {
@@ -62,13 +62,13 @@ impl Database {
     ///
     /// If the primary can't be reached.
     pub async fn read_transaction(&self) -> Result<ReadTransaction, Error> {
-        let stray = self.is_stray_source().then(Stray::read).flatten();
+        let unscoped = self.counts_unscoped_reads().then(UnscopedRead::read).flatten();
         let plan = RoutePlan::for_read_transaction(self);
         let primary = self.current_primary(plan.must_know_primary()).await;
         let begun = Box::pin(open_read_transaction(primary, &plan)).await?;
         let (inner, proof) = (begun.transaction, begun.proof);
         let (server, schema) = (primary.name.clone(), plan.schema);
-        Ok(ReadTransaction { db: self.clone(), inner, proof, server, schema, _stray: stray })
+        Ok(ReadTransaction { db: self.clone(), inner, proof, server, schema, _unscoped: unscoped })
     }
 }
 

@@ -16,7 +16,9 @@ use super::server::Server;
 use super::statement::RepeatableStatement;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, PolicyTag, ReadObserver, Record, Requirement, Stray, Uncacheable};
+use crate::cache::{
+    Needs, PolicyTag, ReadObserver, Record, Requirement, Uncacheable, UnscopedRead,
+};
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 
 /// The requirements of one statement.
@@ -61,7 +63,7 @@ pub(crate) struct RoutePlan {
     /// A position of the primary that the node had seen before the statement's dependencies were looked up.
     pub(crate) seen: Option<LogPosition>,
     /// Marks a statement outside any scope, until all its rows were read.
-    pub(crate) _stray: Option<Stray>,
+    pub(crate) _unscoped: Option<UnscopedRead>,
 }
 
 /// A server to try.
@@ -96,7 +98,10 @@ impl RoutePlan {
         writer: bool,
     ) -> Self {
         let sql = statement.sql.as_str();
-        let stray = db.is_stray_source().then(|| Stray::read_by(sql, || outline(sql))).flatten();
+        let unscoped = db
+            .counts_unscoped_reads()
+            .then(|| UnscopedRead::read_by(sql, || outline(sql)))
+            .flatten();
         let record = Record::current();
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
@@ -104,7 +109,7 @@ impl RoutePlan {
         }
         let Some(record) = record.filter(Record::is_followed) else {
             let unnoted = Self::unnoted(db, sql, own, writer).at_most_late(db);
-            return Self { _stray: stray, ..unnoted };
+            return Self { _unscoped: unscoped, ..unnoted };
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
@@ -158,7 +163,7 @@ impl RoutePlan {
             replayed_schema: 0,
             seen: None,
             record: None,
-            _stray: None,
+            _unscoped: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sqlx::{PgConnection, Postgres, Row};
 
-use crate::cache::{Record, Requirement, Stray};
+use crate::cache::{Record, Requirement, UnscopedRead};
 
 /// A transaction on the primary, from [`Database::begin`](super::Database::begin) or
 /// [`begin_read_only`](super::Database::begin_read_only).
@@ -34,16 +34,16 @@ pub(super) struct OpenTransaction {
     own: Option<Arc<Requirement>>,
     is_committing: bool,
     /// Outside any scope, its reads may become part of any response.
-    _stray: Option<Stray>,
+    _unscoped: Option<UnscopedRead>,
 }
 
 impl OpenTransaction {
     /// Begins to count a transaction of the current scope.
-    pub(super) fn new(own: Option<Arc<Requirement>>, stray: Option<Stray>) -> Self {
+    pub(super) fn new(own: Option<Arc<Requirement>>, unscoped: Option<UnscopedRead>) -> Self {
         if let Some(own) = &own {
             own.open();
         }
-        Self { record: Record::current(), own, is_committing: false, _stray: stray }
+        Self { record: Record::current(), own, is_committing: false, _unscoped: unscoped }
     }
 
     /// The server has responded to the commit.

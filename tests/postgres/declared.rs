@@ -363,7 +363,7 @@ async fn a_declared_read_outside_any_scope_counts_until_it_ends() {
         cache.get_or_load(&key, &policy, load).await.unwrap()
     };
     assert_eq!(ended.await, "ada");
-    assert_eq!(cache.counters().event(tidegate::Event::StrayRead), 1);
+    assert_eq!(cache.counters().event(tidegate::Event::UnscopedRead), 1);
     let status = fetch(&app, "/users/1").await.1;
     assert!(status.contains("stored"), "{status}");
 }

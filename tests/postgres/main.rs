@@ -39,7 +39,7 @@ mod rows;
 mod schema;
 mod scopes;
 mod sessions;
-mod strays;
 mod subscriptions;
 mod transactions;
+mod unscoped_reads;
 mod world;

@@ -145,7 +145,7 @@ async fn a_response_is_invalidated_by_changes_to_everything_it_read_and_nothing_
 async fn a_response_with_reads_that_cannot_be_tracked_is_not_stored_and_says_why() {
     let bed = Bed::new().await;
     for (uri, why) in [
-        ("/spawn", "stray-read"),
+        ("/spawn", "unscoped-read"),
         ("/loose", "untracked-table"),
         ("/stable", "stable-function"),
         ("/random", "volatile-function"),

@@ -381,10 +381,10 @@ async fn a_read_in_a_spawned_task_is_distinguished_from_no_read() {
         .layer(CacheLayer::with_policy(bed.cache.clone(), policy()))
         .with_state(bed.clone());
     for (uri, why) in [
-        ("/spawned", "stray-read"),
-        ("/transaction", "stray-read"),
-        ("/pool", "stray-read"),
-        ("/looked-up", "stray-read"),
+        ("/spawned", "unscoped-read"),
+        ("/transaction", "unscoped-read"),
+        ("/pool", "unscoped-read"),
+        ("/looked-up", "unscoped-read"),
         ("/none", "no-reads"),
     ] {
         for _ in 0..2 {

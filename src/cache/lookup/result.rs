@@ -122,8 +122,8 @@ impl LookupTask<'_> {
     }
 
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
-        let (session, strays) = (self.session, Some(self.strays));
-        let options = LookupOptions { session, strays, ..self.options.clone() };
+        let (session, unscoped_reads) = (self.session, Some(self.unscoped_reads));
+        let options = LookupOptions { session, unscoped_reads, ..self.options.clone() };
         self.cache.record_for(&[self.key], permit, Some(self.policy), options)
     }
 

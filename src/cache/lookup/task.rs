@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::cache::options::LookupOptions;
 use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
-use crate::cache::record::EndedStrays;
+use crate::cache::record::EndedUnscopedReads;
 use crate::cache::refresh::{EntryUse, assess};
 use crate::entry::{Entry, EntryVersion, Key, LogPosition};
 use crate::outcome::{BypassReason, Event, MissReason, StaleReason};
@@ -23,7 +23,7 @@ pub(super) struct LookupTask<'a> {
     pub(super) has_peeked: bool,
     /// The position that the entry must include: the options' one, and own writes once they are known.
     pub(super) session: Option<LogPosition>,
-    pub(super) strays: EndedStrays,
+    pub(super) unscoped_reads: EndedUnscopedReads,
     pub(super) reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     pub(super) passed_over: Option<Found>,
@@ -50,7 +50,7 @@ impl<'a> LookupTask<'a> {
             has_peeked: false,
             session: options.session,
             // Before anything is awaited: the computation may use reads that begin while this lookup waits.
-            strays: options.strays.unwrap_or_else(EndedStrays::now),
+            unscoped_reads: options.unscoped_reads.unwrap_or_else(EndedUnscopedReads::now),
             reason: MissReason::Absent,
             passed_over: None,
             unusable: None,
@@ -61,8 +61,8 @@ impl<'a> LookupTask<'a> {
 
     /// The lookup of another key that must prove the same, and has not begun to search.
     pub(super) fn for_key(&self, key: &'a Key) -> Self {
-        let Self { cache, policy, options, session, strays, is_blind, since, .. } = *self;
-        Self { session, strays, is_blind, since, ..Self::new(cache, key, policy, options) }
+        let Self { cache, policy, options, session, unscoped_reads, is_blind, since, .. } = *self;
+        Self { session, unscoped_reads, is_blind, since, ..Self::new(cache, key, policy, options) }
     }
 
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {

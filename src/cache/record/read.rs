@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::proof::proven_by_primary;
-use super::{Record, Stray};
+use super::{Record, UnscopedRead};
 use crate::cache::template::PolicyTag;
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 
@@ -121,7 +121,7 @@ impl Record {
     }
 }
 
-impl Stray {
+impl UnscopedRead {
     /// Begins a read, if it is outside any scope.
     pub(crate) fn read() -> Option<Self> {
         Record::is_in_none().then(Self::begin_read)

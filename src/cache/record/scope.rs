@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::requirement::{DatabaseId, Requirement};
-use super::stray::EndedStrays;
+use super::unscoped::EndedUnscopedReads;
 use crate::cache::observer::ReadObserver;
 use crate::cache::permit::Permit;
 use crate::cache::template::PolicyTag;
@@ -34,7 +34,7 @@ pub(crate) struct RecordScope {
     /// The permit of the fill, which inner lookups share until the fill releases it.
     pub(crate) permit: Weak<Permit>,
     /// Reads and lookups outside any scope that had ended when the lookup that opens this scope began.
-    pub(crate) strays: Option<EndedStrays>,
+    pub(crate) unscoped_reads: Option<EndedUnscopedReads>,
 }
 
 /// What opens a scope.

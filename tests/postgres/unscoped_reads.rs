@@ -37,7 +37,7 @@ fn memory() -> Memory {
 }
 
 fn key(name: &str) -> Key {
-    Key::new("stray").part(name).finish()
+    Key::new("unscoped").part(name).finish()
 }
 
 fn counted(cache: &Cache) -> (u64, u64) {
@@ -114,7 +114,7 @@ async fn a_lookup_outside_any_scope_that_ends_during_a_request_prevents_storing_
         .layer(CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)))
         .with_state((db, taken));
     let (body, status) = fetch(&app, "/").await;
-    assert!(body == "adaada" && status.contains("stray-read"), "{body} {status}");
+    assert!(body == "adaada" && status.contains("unscoped-read"), "{body} {status}");
 }
 
 #[tokio::test]
@@ -234,11 +234,11 @@ async fn reads_of_a_layer_around_the_cache_prevent_storing_only_outside_a_scope(
     let pause = Pause::default();
     let app = guarded(&db, &cache, &pause);
     let status = status_beside_another_request(&app, &pause).await;
-    assert!(status.contains("stray-read"), "{status}");
-    assert_eq!(cache.counters().event(Event::StrayRead), 1);
+    assert!(status.contains("unscoped-read"), "{status}");
+    assert_eq!(cache.counters().event(Event::UnscopedRead), 1);
     let status = status_beside_another_request(&app.layer(ScopeLayer), &pause).await;
     assert!(status.contains("stored"), "{status}");
-    assert_eq!(cache.counters().event(Event::StrayRead), 1);
+    assert_eq!(cache.counters().event(Event::UnscopedRead), 1);
 }
 
 #[tokio::test]

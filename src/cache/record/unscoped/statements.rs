@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use super::{READS, Stray};
+use super::{READS, UnscopedRead};
 use crate::sync::MutexExt;
 
 /// The number of statements whose outlines are kept for warnings.
@@ -13,7 +13,7 @@ const OUTLINES: usize = 256;
 /// The number of last reads that a warning may name.
 const LAST: usize = 8;
 
-impl Stray {
+impl UnscopedRead {
     pub(in crate::cache::record) fn begin_read() -> Self {
         READS.begin()
     }
@@ -23,15 +23,15 @@ impl Stray {
         text: &str,
         outline: impl FnOnce() -> String,
     ) -> Self {
-        let stray = Self::begin_read();
-        StrayStatements::note(text, outline);
-        stray
+        let unscoped = Self::begin_read();
+        UnscopedStatements::note(text, outline);
+        unscoped
     }
 }
 
 /// The statements of reads outside any scope.
 #[derive(Default)]
-struct StrayStatements {
+struct UnscopedStatements {
     /// The outlines of texts, by the texts' hashes.
     outlines: HashMap<u64, Arc<str>>,
     last: VecDeque<u64>,
@@ -39,9 +39,9 @@ struct StrayStatements {
     named: HashSet<Arc<str>>,
 }
 
-static STATEMENTS: LazyLock<Mutex<StrayStatements>> = LazyLock::new(Mutex::default);
+static STATEMENTS: LazyLock<Mutex<UnscopedStatements>> = LazyLock::new(Mutex::default);
 
-impl StrayStatements {
+impl UnscopedStatements {
     fn lock() -> MutexGuard<'static, Self> {
         STATEMENTS.lock_unpoisoned()
     }
@@ -84,9 +84,9 @@ impl StrayStatements {
 
 /// Names the statements that ran last outside any scope, each of them once: one of them has kept a response from being
 /// stored.
-pub(crate) fn warn_of_strays() {
+pub(crate) fn warn_of_unscoped_reads() {
     // The lock is not held while the log is written.
-    let statements = StrayStatements::lock().take();
+    let statements = UnscopedStatements::lock().take();
     for statement in statements {
         tracing::warn!(
             %statement,
