@@ -257,7 +257,7 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
             "the client sent only-if-cached, and no usable response is stored: 504"
         }
         Outcome::Bypass(B::Recursive) => {
-            "the computation of this key requests the same key, directly or in a cycle"
+            "the computation of this key looks up the same key, directly or through others"
         }
         Outcome::Bypass(B::Range) => "a range request for a response that is not stored",
         Outcome::Bypass(_) => "a header of the request makes it bypass the cache",

@@ -42,8 +42,8 @@ impl ClientKeying {
     /// Why these settings are invalid, if they are, together with the cookies that the policy keys by.
     pub(super) fn fault(&self, vary_cookies: &[String]) -> Option<String> {
         if !self.is_strict && !self.forwarded.is_empty() {
-            let fault = "forward has no effect: only a strict policy withholds headers; add Policy::strict, or leave \
-                         forward out";
+            let fault = "Policy::forward has no effect: only a strict policy withholds headers; add Policy::strict, or remove \
+                         Policy::forward";
             return Some(fault.into());
         }
         if let Some(name) = self.ignored_cookies.iter().find(|name| vary_cookies.contains(name)) {

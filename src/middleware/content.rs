@@ -32,7 +32,7 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
         WARNED.call_once(|| {
             tracing::warn!(
                 "QUERY and POST requests bypass the cache, since the service's request body is not axum::body::Body: \
-                 map it around the CacheLayer, as in \
+                 convert it in a layer around the CacheLayer, as in \
                  `.map_request(|request: Request<_>| request.map(axum::body::Body::new))`"
             );
         });

@@ -117,8 +117,9 @@ impl KnownExtensions {
         if reason == BypassReason::Extensions && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "requests bypass the cache, because a layer around CacheLayer adds request extensions that a handler may \
-                 use and the key does not hold: key by them with Policy::vary_by, declare those that do not identify the \
-                 client with CacheLayer::extension, add them inside the CacheLayer, or use Policy::public"
+                 use, and that are not part of the key. Either add them to the key with Policy::vary_by, or declare those \
+                 that do not identify the client with CacheLayer::extension, or add them inside the CacheLayer, or use \
+                 Policy::public"
             );
         }
     }

@@ -223,7 +223,7 @@ impl Database {
         if !primary.observe_newest(&identity) {
             // This connection must not be used for other reads either.
             conn.close();
-            let why = "the primary's host name leads to an old primary and to the new one in turn: fix the name, \
+            let why = "the primary's host name leads sometimes to an old primary and sometimes to the new one: fix the name, \
                        or stop the old primary";
             return Err(sqlx::Error::Protocol(why.into()));
         }

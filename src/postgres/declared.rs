@@ -347,7 +347,7 @@ impl Drop for DeclaredRead {
         }
         let Some(record) = &self.plan.record else { return };
         if !self.has_ended {
-            let why = "a declared read did not end";
+            let why = "a declared read did not end: call DeclaredRead::end when all of its rows have arrived";
             record.note_uncacheable(Uncacheable::new(READ_FAILED, why));
         }
         if record.schema() != self.plan.schema {

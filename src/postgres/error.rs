@@ -61,7 +61,7 @@ pub enum DatabaseError {
     NoRights(sqlx::Error),
     /// The connection goes through a pooler.
     #[error(
-        "LISTEN does not reach Postgres from here, as behind a transaction-pooling proxy: give \
+        "LISTEN does not reach Postgres from here, probably because of a transaction-pooling proxy: give \
              the listener a direct address with DatabaseOptions::listen_url"
     )]
     Pooled,

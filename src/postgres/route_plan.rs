@@ -275,7 +275,7 @@ impl RoutePlan {
                 self.replayed_schema = self.schema;
             }
             DependencySource::Primary(_) | DependencySource::Standby => {
-                let why = "its dependencies were looked up on a server whose schema changes this node does not follow";
+                let why = "its dependencies were looked up on a server, and this node does not follow that server's schema";
                 record.note_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
         }

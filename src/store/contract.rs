@@ -35,7 +35,7 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(join_all(keys.iter().map(|key| self.get(key))))
     }
 
-    /// Whether [`get_many`](Self::get_many) reads this key together with others, in one command. If not, [`Guard`]
+    /// Whether [`get_many`](Self::get_many) reads this key together with others, in one command. If not, [`Guard`](super::Guard)
     /// calls `get` for the key, with its own timeout.
     fn is_read_together(&self, key: &Key) -> bool {
         let _ = key;
@@ -90,14 +90,14 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(get_then_lease(self, key, ttl, unusable))
     }
 
-    /// Whether [`get_or_lease`](Self::get_or_lease) for this key is one call to a server. If not, [`Guard`] calls `get` and
+    /// Whether [`get_or_lease`](Self::get_or_lease) for this key is one call to a server. If not, [`Guard`](super::Guard) calls `get` and
     /// `lease` in its place, each with its own timeout.
     fn is_one_step(&self, key: &Key) -> bool {
         let _ = key;
         false
     }
 
-    /// Whether the value of a key is known to be large. If so, [`Guard`] does not count a timeout as a failure of the
+    /// Whether the value of a key is known to be large. If so, [`Guard`](super::Guard) does not count a timeout as a failure of the
     /// store.
     fn is_large(&self, key: &Key) -> bool {
         let _ = key;

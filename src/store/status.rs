@@ -8,9 +8,9 @@ pub struct StoreStatus {
     pub memory: Option<MemoryStatus>,
     /// Whether there is a connection to the shared tier, as far as is known.
     pub connected: Option<bool>,
-    /// Whether a circuit breaker of a [`Guard`] currently keeps requests from calling the shared tier.
+    /// Whether a circuit breaker of a [`Guard`](super::Guard) currently keeps requests from calling the shared tier.
     pub breaker_open: Option<bool>,
-    /// The number of writes that a [`Guard`] dropped because too many were in progress.
+    /// The number of writes that a [`Guard`](super::Guard) dropped because too many were in progress.
     pub dropped_writes: u64,
     /// Entries and messages in the shared tier that were ignored, since they are not signed with a secret of this
     /// service; 0 where nothing is signed.

@@ -300,7 +300,7 @@ async fn a_layer_applied_twice_is_detected_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loader_that_requests_its_own_key_and_a_layer_applied_twice_are_warned_about() {
-    const WHY: &str = "requires the same key, directly or in a cycle";
+    const WHY: &str = "looks up the same key, directly or through others";
     keep_warnings();
     let (cache, counter) = (cache(), Counter::default());
     let (key, policy) = (key("requests itself"), values(600).build().unwrap());

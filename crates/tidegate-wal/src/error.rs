@@ -62,7 +62,9 @@ pub enum StreamError {
     #[error("a watermark can't be written within a transaction")]
     InTransaction,
     /// No watermark was announced. The stream can still be used.
-    #[error("no watermark was announced to this stream: call announce before reach")]
+    #[error(
+        "no watermark was announced to this stream: call Stream::announce before Stream::reach"
+    )]
     NotAnnounced,
     /// The server sent a message that the protocol does not have.
     #[error("the stream of changes can't be decoded: {0}")]

@@ -91,7 +91,10 @@ impl LookupTask<'_> {
 
     /// Waiting would deadlock, since this lookup is part of the computation of its own key.
     fn recursive(&self) -> LookupResult {
-        tracing::warn!(key = %self.key, "computing a key requires the same key, directly or in a cycle: computing twice");
+        tracing::warn!(
+            key = %self.key,
+            "the computation of this key looks up the same key, directly or through others: it is computed a second time"
+        );
         LookupResult::Bypass(self.bypass(BypassReason::Recursive, None))
     }
 
@@ -162,7 +165,7 @@ impl LookupTask<'_> {
         if is_for_it && let Some(outer) = Record::current() {
             outer.note_uncacheable(Uncacheable::new(
                 "failed",
-                "the handler of a response that it contains failed",
+                "it contains a response whose handler failed",
             ));
         }
         let found = Found { entry, tier: Tier::Memory };

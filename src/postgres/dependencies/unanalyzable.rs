@@ -72,8 +72,8 @@ pub(crate) enum Unanalyzable {
     StableFunction(String),
     /// Stable, of Postgres' own, and not on the list of those that are known to be harmless.
     #[error(
-        "the statement may call function {0}, which reads the catalogue or the connection; \
-         call an overload with other arguments, if there is one"
+        "the statement possibly calls function {0}, whose result depends on the catalogue or the connection; \
+         if another overload would do, call that one"
     )]
     SystemFunction(String),
     /// Declared IMMUTABLE, although its body reads something. Postgres itself may use outdated results: a reused plan

@@ -53,7 +53,7 @@ impl Follower {
         // With a mark, a node that starts later knows all changes since then, and can use what this one stores.
         match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
             Err(error @ sqlx::Error::Database(_)) => {
-                tracing::debug!(%error, "can't store a mark: the next node may start cold");
+                tracing::debug!(%error, "can't store how far the log has been read: the next node to start may start cold");
             }
             marked => drop(marked?),
         }

@@ -45,7 +45,7 @@ where
         if let Some(less) = less {
             // First of all, so that an error below does not lead to the same attempt on the next connection.
             *detail = less;
-            tracing::warn!(why, detail = ?less, "changes can't be read in full: reading them in less detail");
+            tracing::warn!(why, detail = ?less, "changes can't be read in full: more entries become invalid than have changed");
         }
         if mode.suppress_notify_from.is_some() {
             // The lock belongs to the session, so it outlives the statement that took it and then failed.

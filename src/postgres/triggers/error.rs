@@ -19,8 +19,8 @@ pub enum SchemaError {
     SeveralParents(String),
     /// Changes that a subscription replicates fire no statement trigger.
     #[error(
-        "the subscription `{1}` writes to `{0}`, and replicated changes fire no statement trigger: cache where the rows \
-         are written, or drop the subscription first"
+        "the subscription `{1}` writes to `{0}`, and replicated changes fire no statement trigger: \
+         use Tidegate with the server on which the rows are written, or drop the subscription first"
     )]
     Subscribed(String, String),
     /// A declared column does not exist.

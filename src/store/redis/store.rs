@@ -232,7 +232,7 @@ impl Redis {
     }
 
     fn note_refused_scripts(&self, error: &StoreError) {
-        tracing::info!(%error, "Redis rejects a script: for a minute, a miss takes separate commands");
+        tracing::info!(%error, "Redis rejects a script: for the next minute, separate commands are used for each miss");
         self.shared.scripts.refuse();
     }
 

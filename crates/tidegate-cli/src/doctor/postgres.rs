@@ -112,8 +112,9 @@ fn schema_checks(status: &SchemaStatus, checks: &mut Vec<Check>) {
         None => Check::good("schema changes", "event triggers record them"),
         // The service works all the same.
         Some(why) => {
-            let found =
-                format!("nodes detect them by comparing the catalogue once a second: {why}");
+            let found = format!(
+                "nodes detect schema changes by comparing the catalogue once a second: {why}"
+            );
             Check::good("schema changes", found)
         }
     });
@@ -171,7 +172,8 @@ async fn retained_wal(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
         ("-1", _) => {
             let found = format!(
                 "WAL is kept for {timeout} for a node that hangs, and not at all for stopped nodes. If your nodes share a \
-                 Redis, set max_slot_wal_keep_size: then the first node that starts again continues where they stopped"
+                 Redis, set max_slot_wal_keep_size: WAL is then kept while all nodes are stopped, and \
+                 the first node to start again continues where the last one stopped"
             );
             Check::good("retained WAL", found)
         }
