@@ -167,7 +167,7 @@ impl Cache {
         self.shared.store.status()
     }
 
-    /// The number of fills that are running: at most as many as [`with_limits`](Self::with_limits) permits, plus those
+    /// The number of fills that are running: at most the limit set by [`with_limits`](Self::with_limits), plus those
     /// that proceeded without a permit or lost theirs.
     pub fn loads(&self) -> usize {
         self.shared.permits.running()

@@ -156,8 +156,8 @@ impl Fences {
         (epoch.is_known() && self.epoch() == epoch).then_some(LogPosition::new(epoch, position))
     }
 
-    /// The time since this node's last read of the log began: the most by which a valid entry can be stale. `None` before
-    /// the first read in this epoch.
+    /// The time since this node's last read of the log began. An entry that counts as valid can lag behind the
+    /// database by at most this much. `None` before the first read in this epoch.
     ///
     /// It is measured by the monotonic clock and by the wall clock, and the longer time counts, since the monotonic clock
     /// may stop while a virtual machine is suspended.

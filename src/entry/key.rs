@@ -9,9 +9,9 @@ use super::text::Text;
 
 /// The key of an entry: a canonical text and, for the shared store, its BLAKE3 hash.
 ///
-/// Two keys are equal only if their texts are: in a shared store, the hash finds an entry, and the text proves that it is
-/// the right one. Each part of the text is preceded by its length, so two different lists of parts never have the same
-/// text, whatever characters they contain.
+/// Two keys are equal only if their texts are equal. In a shared store, the hash finds an entry, and the text proves
+/// that it is the right one. Each part of the text is preceded by its length, so two different lists of parts never
+/// have the same text, whatever characters they contain.
 ///
 /// ```
 /// use tidegate::Key;

@@ -50,8 +50,8 @@ impl Database {
     /// The cache key is the query's text and arguments, the type that its rows are decoded as, and the database, role,
     /// options and settings of the connection. A query that can't be cached is run each time, and the reason is logged.
     ///
-    /// Its dependencies are found as for [`reader`](Self::reader): in its text and arguments. Both are part of the key, so
-    /// arguments may come from earlier reads: the rows are stored for exactly these arguments.
+    /// The dependencies of a query are found as for [`reader`](Self::reader): in its text and arguments. Both are part
+    /// of the key, so arguments may come from earlier reads: the rows are stored for exactly these arguments.
     ///
     /// Rows are stored like the values of [`Cache::get_or_load`]: rows that were stored by a node with another version
     /// of their type are a miss. A change in how columns map to fields, such as `#[sqlx(rename)]`, does not show in

@@ -77,7 +77,7 @@ pub enum DatabaseError {
              after_connect function, pass it to DatabaseOptions::after_connect as well"
     )]
     Session(String, String),
-    /// The cache has a listener.
+    /// The cache already has a listener.
     #[error("the cache follows a database already; create one cache per database")]
     Attached,
     /// The change log can't be read.

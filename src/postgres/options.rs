@@ -266,8 +266,8 @@ impl DatabaseOptions {
         self
     }
 
-    /// The address that the listener connects to; the primary's by default. Set it if the primary's leads through a
-    /// transaction-pooling proxy, since LISTEN needs a direct connection.
+    /// The address that the listener connects to; the primary's by default. Set it if the primary's address leads
+    /// through a transaction-pooling proxy, since LISTEN needs a direct connection.
     #[must_use]
     pub fn listen_url(mut self, server: impl Into<ServerOptions>) -> Self {
         self.listen = Some(server.into());

@@ -10,7 +10,7 @@ use crate::cache::template::PolicyTag;
 /// The name of a tag's one parameter, which stands for a value's id.
 const ID: &str = "id";
 
-/// How long values live in the cache, what they depend on, and when they may be served stale: for
+/// The settings of cached values: how long they live, what they depend on, and when they may be served stale. Used by
 /// [`Cache::get_or_load`](crate::Cache::get_or_load), [`find_or_load`](crate::Cache::find_or_load),
 /// [`get_many`](crate::Cache::get_many) and `Database::cached`. Cloning it is cheap.
 ///

@@ -13,10 +13,10 @@ pub enum ChangeSource {
     /// Every node needs the feature `wal`; the server needs `wal_level = logical`; the listener's role needs the
     /// attribute `REPLICATION` (on RDS the role `rds_replication`). Each table gets `REPLICA IDENTITY FULL`, and
     /// becomes part of the publication `tidegate`. Without a Redis that nodes share, a node starts with an empty
-    /// cache. If another node begins to read for all, the caches of all nodes become empty, unless
+    /// cache. When another node takes over reading for all, the caches of all nodes become empty, unless
     /// `max_slot_wal_keep_size` is set. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a
-    /// transaction counts as a change of all rows of a table if it has more than 10,000 values of key columns there,
-    /// or more than a megabyte of them.
+    /// transaction counts as a change of all rows of a table if it changes more than 10,000 values of the table's key
+    /// columns, or more than a megabyte of them.
     LogicalReplication,
 }
 
